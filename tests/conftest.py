@@ -65,6 +65,7 @@ def pytest_runtest_makereport():
 def no_settings(monkeypatch, tmp_path_factory):
     """Whoever runs the tests may have settings of editkit's; no test sees them."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-settings"))
+    monkeypatch.setattr("editkit.cli.rates._place", lambda: tmp_path_factory.getbasetemp() / "rates" / "rates.json")
     for name in [name for name in os.environ if name.startswith("EDITKIT_")]:
         monkeypatch.delenv(name)
 

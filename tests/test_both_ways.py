@@ -16,7 +16,8 @@ from editkit.diffusion.noise import Streams
 from editkit.diffusion.plan import Move, Plan
 from editkit.diffusion.samplers import DDIM, SAMPLERS, OneCall, make_sampler
 from editkit.diffusion.schedule import VE, Cosine, Flow
-from editkit.editing.settle import arrange, in_order
+from editkit.editing.order import in_order
+from editkit.editing.settle import arrange
 from editkit.engine import loop
 from editkit.engine.binding import Environment, prepare
 from editkit.errors import ChainError, PluginError, UsageError

@@ -54,6 +54,7 @@ GATES = {
     "editkit/batch/delivery.py:done_of": "a marker of known keys; its names are compared with the batch's own",
     "editkit/batch/lease.py:_parse_lease": "a lease of known keys and types",
     "editkit/batch/ledger.py:Ledger._records": "lines of known keys; names are compared with the batch's own",
+    "editkit/cli/rates.py:_read": "pairs of positive numbers; anything else is left out (tests/test_plan_command.py)",
     "editkit/batch/manifest.py:_read": "rows of texts and numbers, checked as options; none names a file to write",
     "editkit/batch/metrics.py:_load_state": "tensors; torch reads weights_only",
     "editkit/batch/on_ray.py:_rows": "what this driver packed for its own workers",

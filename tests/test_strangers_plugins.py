@@ -23,8 +23,11 @@ from editkit.plugin.protocol import ASKED, DECLARED, Hooks, Plugin
 NAMED = (
     "hooks", "claims", "uses", "beside", "calls", "alone", "through", "default_model", "default_options",
     "implied_strength", "steers",
-    "found_weights", "roles",
+    "found_weights", "roles", "idle",
 )  # fmt: skip
+
+ASKED_WITH = ("calls", "default_options", "implied_strength", "steers", "idle")
+"""Those with one argument."""
 
 
 def failing(raised):
@@ -56,7 +59,9 @@ def test_all_that_is_asked_of_a_declaration_is_guarded():
 def test_what_a_declaration_raises_names_it(name, raised):
     plugin = declared(**{name: failing(raised)})()
     with pytest.raises(HookError, match=rf"plugin hostile: {name} raised {type(raised).__name__}"):
-        getattr(plugin, name)(*([None] if name in ("calls", "default_options", "implied_strength", "steers") else []))
+        getattr(plugin, name)(
+            *([None] if name in ("calls", "default_options", "implied_strength", "steers", "idle") else [])
+        )
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -67,7 +72,7 @@ def test_what_a_declaration_gives_is_of_its_kind(name, value):
         "default_model": (None, "text"), "implied_strength": (None, 5), "through": ("text",), "beside": (5,),
         "calls": (5,),
     }.get(name, ())  # fmt: skip
-    arguments = [None] if name in ("calls", "default_options", "implied_strength", "steers") else []
+    arguments = [None] if name in ASKED_WITH else []
     if any(value is one or value == one for one in fits):
         assert getattr(plugin, name)(*arguments) is value
         return

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from editkit.cli.console import say, write
 from editkit.cli.options import HelpWasShown
 from editkit.cli.progress import edit_progress
+from editkit.cli.rates import Timed
 from editkit.cli.targets import check_targets, lines_of, target_of
 from editkit.cli.video import check_for_videos, edit_clip
 from editkit.cli.words import Line, parse, parse_run
@@ -86,9 +87,10 @@ def edit_one(line: Line, target: str, models: Models | None = None, notify: Noti
         check_output(extras.compare, force=extras.force)
     watchers = _watchers(extras)
     picture = Picture.read(line.picture)
-    began = time.perf_counter()
-    made = run_edit(picture, line.chain, extras, watchers, models, notify)
+    began, timed = time.perf_counter(), Timed()
+    made = run_edit(picture, line.chain, extras, [*watchers, timed], models, notify)
     seconds = time.perf_counter() - began
+    timed.keep(seconds)
     written = _write_result(line, made, target)
     for watcher in watchers:
         watcher.close()
@@ -215,7 +217,7 @@ def run_edit(
     picture: Picture,
     chain: Chain,
     extras: Extras,
-    watchers: Sequence[Preview | Trace] = (),
+    watchers: Sequence[Watch] = (),
     models: Models | None = None,
     notify: Notify | None = None,
 ) -> Made:

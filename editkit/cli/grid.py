@@ -139,8 +139,12 @@ def _make(line: Line, axes: list[Axis], cells: Path | None) -> int:
             made.write(names[k], force=extras.force, provenance=origin)
     sheets.save(sheets.sheet(tiles, columns=len(axes[-1].values)), target, force=extras.force)
     if not extras.quiet:
-        say(f"wrote {target} · {len(tiles)} results")
+        say(f"wrote {target} · {len(tiles)} results{_cells_text(cells)}")
     return 0
+
+
+def _cells_text(cells: Path | None) -> str:
+    return f" · each of them in {cells}" if cells else " · grid --cells DIR ... also keeps each of them"
 
 
 def _say_progress(line: Line, done: int, count: int, label: str, seconds: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from editkit.diffusion.model import ModelInfo
+from editkit.diffusion.model import ModelInfo, Pass
 from editkit.diffusion.plan import Plan
 from editkit.diffusion.samplers import Sampler
 from editkit.plugin.protocol import Plugin
@@ -24,6 +24,19 @@ class Cost:
     backward: int
     deep: int
     beside: int = 0
+
+
+@dataclass(frozen=True)
+class PassPlan:
+    """One planned pass of a stage: its box, its plan, and its cost.
+
+    `attempt` numbers tries of the same pass with different noise; the best one is kept (`editkit.editing.coherence`).
+    """
+
+    at: Pass
+    plan: Plan
+    cost: Cost
+    attempt: int = 0
 
 
 def cost(plan: Plan, plugins: Sequence[Plugin], sampler: Sampler, info: ModelInfo | None = None) -> Cost:

@@ -51,6 +51,45 @@ def report_idle_fill(picture: Picture, info: ModelInfo, notify: Notify) -> None:
         )
 
 
+LARGE_HOLE, LARGE_BORDER = 0.25, 0.15
+"""Invented share of the result from which objects repeat or blur: of a hole, and of an extension of the image, which is
+known on one side only. The cow of docs/day.md (a quarter) was passable; extensions by 16 to 25 % were poor or bad."""
+
+BLURS_FROM = 21
+"""Width in pixels, a third of its window, from which `pocket` fills a hole with blurred colour (docs/pocket.md)."""
+
+
+def report_invented(picture: Picture, source: Picture, info: ModelInfo, examples: bool, notify: Notify) -> None:
+    """Report that the embedded model will invent much of the result, and what that looks like.
+
+    `picture` is the opened one, `source` the input. Nothing is reported if nothing is known, as in a texture.
+    """
+    mask = picture.mask
+    if mask is None or not (info.own_picture or info.name == "pocket"):
+        return
+    unknown = mask > 0
+    share = float(unknown.mean())
+    if info.name == "pocket":
+        if 0.0 < share < 1.0 and _is_wider(unknown, BLURS_FROM):
+            notify(
+                f"pocket, a small network, fills holes wider than about {BLURS_FROM} pixels with blurred colour, "
+                "without objects; --model patches copies from the image instead"
+            )
+    elif share < 1.0 and share >= (LARGE_BORDER if picture.size != source.size else LARGE_HOLE):
+        pieces = "the images" if examples else "the image"
+        notify(
+            f"about {5 * round(20 * share)} % of the result is invented: {info.name} joins pieces of {pieces}, so "
+            "expect repeated or blurred objects there; a downloaded model draws new ones (editkit models suggest)"
+        )
+
+
+def _is_wider(unknown: np.ndarray, width: int) -> bool:
+    """Whether a square of `width` pixels fits into `unknown` (H, W)."""
+    import cv2
+
+    return bool(cv2.erode(unknown.astype(np.uint8), np.ones((width, width), np.uint8), borderValue=1).any())
+
+
 class Planned(Protocol):
     """A planned pass, and the number of its try."""
 

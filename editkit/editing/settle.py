@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from editkit.common.notify import Notify, silent
@@ -11,8 +12,10 @@ from editkit.diffusion.adaptive import Adaptive
 from editkit.diffusion.model import ModelInfo
 from editkit.diffusion.plan import BELOW, Counting, Plan
 from editkit.diffusion.samplers import Sampler, make_sampler
-from editkit.editing import fast, notices
-from editkit.editing.cost import Cost, cost
+from editkit.editing import fast, idle, notices
+from editkit.editing.cost import PassPlan, cost
+from editkit.editing.idle import Settled
+from editkit.editing.order import in_order
 from editkit.errors import ChainError, PluginError, UsageError
 from editkit.models import backends
 from editkit.plugin import registry
@@ -74,36 +77,6 @@ def arrange(stage: Stage, info: ModelInfo, has_picture: bool) -> tuple[Plugin, .
     return in_order(plugins)
 
 
-def in_order(plugins: Sequence[Plugin]) -> tuple[Plugin, ...]:
-    """Sort `plugins` topologically; among the possible next ones, the first by (`order`, position) is taken.
-
-    Raises:
-        ChainError: `acts_before` and `acts_after` are circular.
-    """
-    waiting, done = sorted(plugins, key=lambda plugin: plugin.order), list[Plugin]()
-    while waiting:
-        free = next((k for k, p in enumerate(waiting) if not any(_precedes(q, p) for q in waiting if q is not p)), None)
-        if free is None:
-            names = " and ".join(dict.fromkeys(p.name for p in _find_circle(waiting)))
-            raise ChainError(f"{names} must each act before the other (acts_before, acts_after); leave one out")
-        done.append(waiting.pop(free))
-    return tuple(done)
-
-
-def _precedes(first: Plugin, second: Plugin) -> bool:
-    return bool(second.roles() & first.acts_before or first.roles() & second.acts_after)
-
-
-def _find_circle(waiting: Sequence[Plugin]) -> list[Plugin]:
-    """Find a circle, given that each of `waiting` must be preceded by another one of them."""
-    path = [waiting[0]]
-    while True:
-        before = next(q for q in waiting if q is not path[-1] and _precedes(q, path[-1]))
-        if any(before is one for one in path):
-            return path[next(k for k, one in enumerate(path) if one is before) :]
-        path.append(before)
-
-
 def preferred_options(plugins: Sequence[Plugin], info: ModelInfo, options: Options) -> Options:
     """Fill unset `options` with the plugins' preferences, and then with the model's sampler."""
     wanted = Options(sampler=info.sampler)
@@ -125,19 +98,6 @@ def options_of(plugins: Sequence[Plugin], info: ModelInfo, stage: Stage, notify:
         if options.fast
         else options
     )
-
-
-@dataclass(frozen=True)
-class PassPlan:
-    """One planned pass of a stage: its box, its plan, and its cost.
-
-    `attempt` numbers tries of the same pass with different noise; the best one is kept (`editkit.editing.coherence`).
-    """
-
-    at: Pass
-    plan: Plan
-    cost: Cost
-    attempt: int = 0
 
 
 @dataclass(frozen=True)
@@ -265,7 +225,6 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
 
     `info` describes a model object; None: describe the model in `stage.options.model`.
     """
-    from editkit.editing.passes import passes
     from editkit.models import describe
 
     stage = for_own_model(stage)
@@ -286,24 +245,51 @@ def plan_stage(stage: Stage, picture: Picture, notify: Notify = silent, info: Mo
         plugins = arrange(stage, info, has_picture=True)
     notices.report_scattered_pixels(picture, info, bool(examples), notify)
     notices.report_own_sampler(plugins, options, notify)
+    sizes = [example.size for example in examples]
+    settled = _settle(stage, plugins, info, picture, sizes, notify)
+    options, planned = settled.options, settled.passes
+    if isinstance(settled.sampler, Adaptive):
+        name = settled.sampler.name
+        notify(f"sampler {name} calls the network as often as its tolerances need; the plan shows the minimum")
+    if not _is_begun(plugins):
+        notices.report_idle_fill(picture, info, notify)
+        notices.report_invented(picture, source, info, bool(examples), notify)
+    notices.report_idle_options(plugins, planned, options, notify)
+    again = partial(_settle, plugins=plugins, info=info, picture=picture, examples=sizes, notify=silent)
+    idle.report_idle(stage, plugins, info, settled, again, picture.mask is not None, notify)
+    notices.report_passes(planned, plugins, info, notify)
+    assert options.sampler is not None
+    return StagePlan(info, options, options.sampler, plugins, picture, planned, source, tuple(examples))
+
+
+def _settle(
+    stage: Stage,
+    plugins: Sequence[Plugin],
+    info: ModelInfo,
+    picture: Picture,
+    examples: Sequence[tuple[int, int]],
+    notify: Notify,
+) -> Settled:
+    """Settle the options of a stage and plan its passes over the opened `picture`; `examples`: (width, height)."""
+    from editkit.editing.passes import passes
+
     options = options_of(plugins, info, stage, notify)
     assert options.sampler is not None
     sampler = make_sampler(options.sampler)
-    if isinstance(sampler, Adaptive):
-        notify(f"sampler {sampler.name} calls the network as often as its tolerances need; the plan shows the minimum")
+    walked = sampler
     for plugin in plugins:
-        sampler = called(plugin, "walk", plugin.walk, sampler)
-    begun = not any(p.diffuses for p in plugins) or any("begin" in p.claims() for p in plugins)
+        walked = called(plugin, "walk", plugin.walk, walked)
     has_lowres = "lowres" in info.takes and any("lowres" in plugin.offers for plugin in plugins)
-    found = passes(picture, info, options, not begun and not has_lowres, [example.size for example in examples])
-    if not begun:
-        notices.report_idle_fill(picture, info, notify)
+    found = passes(picture, info, options, not _is_begun(plugins) and not has_lowres, examples)
     counting = Counting(info.rounds_up, options.floats)
     tried = [(at, attempt) for at in found for attempt in range(_tries(at, picture, options))]
-    planned = tuple(plan_pass(at, plugins, sampler, info, attempt, counting) for at, attempt in tried)
-    notices.report_idle_options(plugins, planned, options, notify)
-    notices.report_passes(planned, plugins, info, notify)
-    return StagePlan(info, options, options.sampler, plugins, picture, planned, source, tuple(examples))
+    planned = tuple(plan_pass(at, plugins, walked, info, attempt, counting) for at, attempt in tried)
+    return Settled(options, sampler, planned)
+
+
+def _is_begun(plugins: Sequence[Plugin]) -> bool:
+    """Whether a plugin sets the initial state, or nothing is denoised."""
+    return not any(p.diffuses for p in plugins) or any("begin" in p.claims() for p in plugins)
 
 
 def plan_stages(

@@ -19,8 +19,9 @@ from editkit.diffusion.model import Model, Notifies, Pass, TakesExamples
 from editkit.diffusion.plan import Plan
 from editkit.editing import canvas, cascade
 from editkit.editing.coherence import misfit
+from editkit.editing.cost import PassPlan
 from editkit.editing.previews import PreviewDecoder, preview_decoder
-from editkit.editing.settle import PassPlan, StagePlan
+from editkit.editing.settle import StagePlan
 from editkit.engine import loop
 from editkit.engine.binding import Environment, prepare
 from editkit.engine.energies import Bound

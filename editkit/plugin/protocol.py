@@ -85,7 +85,6 @@ HOOKS = (
 )  # fmt: skip
 """The hooks of `Hooks`, in the order the engine calls them."""
 
-
 GIVES: dict[str, tuple[str, ...]] = {
     "open": ("Picture",), "plan": ("Plan",), "levels": ("tuple",), "bind": ("Hooks",), "begin": ("Tensor",),
     "condition": ("Conditioning",), "combine": ("Prediction",), "energy": ("Tensor",), "shift": ("Tensor",),
@@ -94,7 +93,7 @@ GIVES: dict[str, tuple[str, ...]] = {
     "hooks": ("type",), "claims": ("frozenset", "set"), "uses": ("frozenset", "set"), "beside": ("int",),
     "calls": ("int",), "alone": ("bool",), "through": ("str",), "default_model": ("str",), "found_weights": ("tuple",),
     "implied_strength": ("float", "int"), "default_options": ("Options",), "roles": ("frozenset", "set"),
-    "steers": ("bool",),
+    "steers": ("bool",), "idle": ("dict",),
 }  # fmt: skip
 """Hook -> names of the classes that it may return. Comparing names does not need torch."""
 
@@ -102,7 +101,7 @@ MAY_GIVE_NONE = frozenset({"begin", "energy", "default_model", "implied_strength
 
 ASKED = (
     "hooks", "claims", "uses", "beside", "calls", "alone", "through", "default_model", "default_options",
-    "implied_strength", "steers", "found_weights", "roles",
+    "implied_strength", "steers", "found_weights", "roles", "idle",
 )  # fmt: skip
 """Methods of a declaration that query it. Exceptions in them are converted to errors that name the plugin."""
 
@@ -129,7 +128,7 @@ class Plugin(Declaration):
         needs_picture: True for a plugin that does not work in `editkit.sample`, where there is no picture.
         group: heading under which the general help lists it.
         usage: three example commands for its help, without the word `editkit`.
-        example: parameters of a small working edit, for the contract suite; may be empty if all have defaults.
+        example: parameters of a small working edit, for the contract suite.
         neutral: parameters with which the plugin changes nothing; None if there are none.
     """
 
@@ -240,6 +239,10 @@ class Plugin(Declaration):
         """Whether its energy, if it has one, acts with this model."""
         return True
 
+    def idle(self, info: ModelInfo) -> dict[str, str]:
+        """Return its parameters that have no effect with the others on this model: name -> why, or what needs them."""
+        return {}
+
     def through(self) -> Through:
         """Return how the energy is differentiated; known before anything is loaded."""
         return self.hooks().through
@@ -274,11 +277,7 @@ class Plugin(Declaration):
 
 
 def plugins_of(stage: Stage) -> tuple[Plugin, ...]:
-    """Return the plugins of a stage.
-
-    Raises:
-        ChainError: the stage contains another kind of declaration, such as a hint detector.
-    """
+    """Return the plugins of a stage; ChainError if it contains another kind of declaration, such as a hint detector."""
     for made in stage.plugins:
         if not isinstance(made, Plugin):
             raise ChainError(f"{made!r} is not a plugin; a chain takes declarations such as Inpaint(...)")
@@ -326,7 +325,6 @@ def _wrap_query(name: str, method: Callable[..., R]) -> Callable[..., R]:
 
 
 P = TypeVar("P", bound=Plugin, covariant=True)
-
 
 Figures = Mapping[str, float | str]
 """Figures about a result: name -> number or text."""

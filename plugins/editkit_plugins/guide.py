@@ -43,6 +43,23 @@ LEAST = 0.1
 """Strength of the process if `guide` only adjusts tones: the picture is not drawn again."""
 
 
+OF_LOSS: Mapping[str, tuple[str, ...]] = {
+    "brightness": ("brightness",), "color": ("color",), "palette": ("palette",), "symmetry": ("symmetry",),
+    "sharpness": ("sharpness",), "reference": ("reference", "features"), "network": ("features",),
+}  # fmt: skip
+"""Parameter -> the losses that read it."""
+
+IN_WORDS = {
+    "palette": "the distance to the palette", "reference": "the difference from the reference",
+    "features": "the difference from the reference", "symmetry": "the asymmetry", "smooth": "the roughness",
+    "sharpness": "the distance to the wanted sharpness",
+}  # fmt: skip
+"""What each loss measures, in words."""
+
+OF_STEPS = ("gradient", "profile", "every", "limit", "normalize", "checkpoint", "decoder", "view")
+"""Parameters of single steps."""
+
+
 class Guide(Guidance):
     """Steer the picture towards a low loss: a colour, a palette, a reference picture, or anything differentiable.
 
@@ -115,6 +132,15 @@ class Guide(Guidance):
     def steers(self, info: ModelInfo) -> bool:
         """Return False for tones on a model that copies: only `finish` adjusts them."""
         return not (self.loss in TONES and info.own_picture)
+
+    def idle(self, info: ModelInfo) -> dict[str, str]:
+        """Return parameters of other losses, and those of steps if only `finish` adjusts the tones."""
+        idle = {name: f"it is for --loss {' and '.join(of)}" for name, of in OF_LOSS.items() if self.loss not in of}
+        if self.weight is not None:
+            idle["amount"] = "--weight is given, which is the strength itself"
+        if not self.steers(info):
+            idle |= dict.fromkeys(OF_STEPS, f"{info.name} copies texture, so the tones are adjusted once, at the end")
+        return idle
 
     def implied_strength(self, info: ModelInfo) -> float | None:
         """Return little for tones on a model that copies: `finish` adjusts those of the original."""
@@ -199,8 +225,11 @@ class _GuideHooks(GuidanceHooks[Guide]):
         before = run.inputs.original
         if plugin.loss == "palette" and self._adjusts_tones:
             return self._palette_figures(seen, before)
-        figures = {} if before is None else {"loss_before": float(self.loss_function(self._seen_pixels(before)).mean())}
-        return {**figures, "loss": float(self.loss_function(seen).mean())}
+        loss = float(self.loss_function(seen).mean())
+        if before is None:
+            return {"loss": loss}
+        first = float(self.loss_function(self._seen_pixels(before)).mean())
+        return {"loss_before": first, "loss": loss, "so": in_words(plugin.loss, first, loss)}
 
     def _where(self) -> Figures:
         """Report how much of the hole the figures are about; nothing if that is all of what the loss sees."""
@@ -226,6 +255,15 @@ class _GuideHooks(GuidanceHooks[Guide]):
 
         size = self.run.inputs.picture.shape[-2:] if self.run.inputs.picture is not None else image.shape[-2:]
         return image if image.shape[-2:] == size else resize(image, *size)
+
+
+def in_words(loss: object, before: float, after: float) -> str:
+    """Say in words what the loss of the result, relative to that of the image, means: 82 % smaller than before."""
+    subject = IN_WORDS.get(loss, "the loss") if isinstance(loss, str) else "the loss"
+    change = 0.0 if before <= 0.0 else after / before - 1.0
+    if abs(change) < 0.005:
+        return f"{subject} is as before"
+    return f"{subject} is {abs(change):.0%} {'smaller' if change < 0.0 else 'larger'} than before"
 
 
 def _import_loss(path: str, allowed: bool) -> Loss:

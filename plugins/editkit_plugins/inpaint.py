@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from editkit.plugin import Conditioning
+    from editkit.plugin import Conditioning, ModelInfo
 
 
 Grow = Annotated[int, Field(ge=0, le=1000)] | Literal["auto"]
@@ -127,6 +127,12 @@ class Replacing(Plugin):
     def examples(self, picture: Picture) -> Sequence[Picture]:
         return tuple(Picture.read(source).coloured_as(picture.meta) for source in self.from_)
 
+    def idle(self, info: ModelInfo) -> dict[str, str]:
+        idle = dict.fromkeys(("jump", "repeats"), "it is for --method repaint") if self.method == "replace" else {}
+        if {"known", "mask"} <= info.takes:
+            idle["known_noise"] = f"{info.name} is given the known pixels, so none are put back with noise"
+        return idle
+
     def plan(self, plan: Plan) -> Plan:
         if self.method == "replace":
             return plan
@@ -152,7 +158,7 @@ class Inpaint(Replacing):
     mask: MaskSource | None = Field(
         None,
         description="White = regenerate. A picture, or words as box:10,10,80,60 (editkit plugins lists them) joined by "
-        "+ - &; repeatable.",
+        "+ - & (in quotes: a shell ends the command at &); repeatable.",
     )
     invert_mask: bool = Field(False, description="Black = regenerate.")
     grow: Grow = Field(0, description="Enlarge the mask by this many pixels first. " + AUTO)

@@ -123,6 +123,13 @@ class Restore(Solver):
         """Claim the mask as well if the size changes, since masks of other plugins would no longer fit."""
         return super().claims() | ({"mask"} if self.named.reduces != 1.0 else set())
 
+    def mend(self, info: ModelInfo) -> str:
+        """Name the options against the documentation's advice first (docs/restoration.md)."""
+        against = ["--model pocket"] if info.name == "pocket" and self.default_model() is None else []
+        against += [] if self.taper else ["--no-taper"]
+        usual = super().mend(info)
+        return f"leave out {' and '.join(against)}, or {usual}" if against else usual
+
     def open(self, picture: Picture, notify: Notify) -> Picture:
         named = self.named
         if named.kind == "noise" and not self.sigma:

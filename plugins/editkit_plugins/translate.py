@@ -76,6 +76,12 @@ BOTH_WAYS: tuple[Method, ...] = ("ddib", "rf", "rf-solver")
 """Methods that first map the picture to noise."""
 
 
+OF_METHOD: Mapping[str, tuple[str, ...]] = {
+    "rate": ("dds", "pds"), "gamma": ("rf",), "hold": ("rf",), "hold_until": ("rf",),
+}  # fmt: skip
+"""Parameter -> the methods that read it."""
+
+
 class Translate(Plugin):
     """Change what --source describes (the picture as it is) into what --prompt describes.
 
@@ -127,6 +133,10 @@ class Translate(Plugin):
         plan = plan.start_at(self.strength)
         plan = replace(plan, moves=plan.moves[self.skip :])
         return plan.encode() + plan if self.method in BOTH_WAYS else plan
+
+    def idle(self, info: ModelInfo) -> dict[str, str]:
+        ways = {name: of for name, of in OF_METHOD.items() if self.method not in of}
+        return {name: f"it is for --method {' and '.join(of)}, not for {self.method}" for name, of in ways.items()}
 
     def calls(self, move: Move) -> int:
         return 1 if self.method == "rf" else 2

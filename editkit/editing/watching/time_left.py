@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from editkit.editing.settle import PassPlan
+    from editkit.editing.cost import PassPlan
     from editkit.editing.stages import Update
 
 

@@ -5,7 +5,7 @@ Imports no torch: declarations serve `plan` and `--help`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -24,6 +24,13 @@ LITTLE = 2.0
 
 MUCH = 15.0
 """Noise above this is strong, in levels of 255 of the result."""
+
+
+OF_METHOD: Mapping[str, tuple[str, ...]] = {
+    "project": ("conditioned",), "zeta": ("dps",), "eta": ("ddrm",), "eta_b": ("ddrm",),
+    "lam": ("diffpir", "wiener", "graikos", "point"), "rate": ("point", "graikos"), "renew": ("diffpir",),
+}  # fmt: skip
+"""Parameter -> the methods that read it."""
 
 
 class Solving(Plugin):
@@ -83,6 +90,21 @@ class Solving(Plugin):
         if not self.noisy():
             return "ddnm"
         return "wiener" if self.noise() * self.amplifies() < MUCH else "ddrm"
+
+    def idle(self, info: ModelInfo) -> dict[str, str]:
+        """Return parameters of other methods; nothing if `auto` depends on more than is known of the model."""
+        method = self.chosen()
+        if method == "conditioned" and not self.tells() <= info.takes:
+            method = self.solved()
+        if self.method == "auto" and "prompt" in info.takes and method != "conditioned":
+            return {}  # on latents it is dps
+        chosen = f"{method}, which --method auto chose" if self.method == "auto" else f"--method {method}"
+        ways = {name: of for name, of in OF_METHOD.items() if method not in of}
+        return {name: f"it is for --method {' and '.join(of)}, not for {chosen}" for name, of in ways.items()}
+
+    def mend(self, info: ModelInfo) -> str:
+        """Return what to try if a result of this model does not explain the observation, as the end of a message."""
+        return "try another --method or a larger --sigma"
 
     def amplifies(self) -> float:
         """Return the factor by which the observation's noise is amplified in the result."""

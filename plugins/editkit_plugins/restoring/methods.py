@@ -98,8 +98,8 @@ class SolvingHooks(Hooks["Solving"]):
         if self.problem.A.linear and figures["consistency_levels"] > DOUBTFUL + 2.0 * 127.5 * self.sigma:
             self.run.notify(
                 f"{self.plugin.name}: the result, degraded again, differs from the input by "
-                f"{figures['consistency_levels']:.1f} levels, and may be worse than the input; compare them, and try "
-                "another --method or a larger --sigma"
+                f"{figures['consistency_levels']:.1f} levels, and may be worse than the input; compare them, and "
+                f"{self.plugin.mend(self.run.model.info)}"
             )
         return figures
 
