@@ -29,10 +29,9 @@ from torch import Tensor, nn
 from editkit.diffusion.conditioning import Conditioning
 from editkit.diffusion.model import Model, ModelInfo, PixelSpace
 from editkit.diffusion.prediction import Prediction
-from editkit.diffusion.schedule import Level
+from editkit.diffusion.schedule import Cosine, Level
 from editkit.errors import ModelError
 from editkit.models.files.weights import check, read
-from editkit.models.patches.info import Ladder
 from editkit.models.pocket.model import folder
 from editkit.pictures.resizing import resize
 
@@ -109,8 +108,8 @@ class Upconv(PixelSpace):
     small: Tensor | None = None
 
     @property
-    def schedule(self) -> Ladder:
-        return Ladder()
+    def schedule(self) -> Cosine:
+        return Cosine()  # its only step starts from pure noise, where guidance acts on x0 itself
 
     def enlarging(self, small: Tensor, scale: float) -> Upconv:
         """Return the model for enlargements of `small`, (1, 3, h, w)."""
@@ -152,8 +151,13 @@ class Upconv(PixelSpace):
         """Return E[x | y] = `cond.lowres` (from `sharpened`) for each conditioning; x_t is (b, 3, H, W).
 
         Raises:
-            ModelError: a conditioning has no `lowres`.
+            ModelError: a conditioning has no `lowres`, or a gradient in x_t is wanted.
         """
+        if x_t.requires_grad:
+            raise ModelError(
+                "model upconv does not depend on the noisy state, so it is guided in one step only: leave --steps and "
+                "--strength out, or use --model pocket"
+            )
         if any(cond.lowres is None for cond in conds):
             raise ModelError("model upconv needs a small picture, and was given none; use it with the plugin upscale")
         means = [cond.lowres.expand_as(x_t).to(x_t) for cond in conds if cond.lowres is not None]
