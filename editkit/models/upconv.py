@@ -122,7 +122,9 @@ class Upconv(PixelSpace):
             ModelError: there is no picture to enlarge.
         """
         if self.small is None:
-            raise ModelError("model upconv only enlarges: use it with the plugin upscale, or another --model, as pocket")
+            raise ModelError(
+                "model upconv only enlarges: use it with the plugin upscale, or another --model, as pocket"
+            )
         return self
 
     def sharpened(self, lowres: Tensor) -> Tensor:
