@@ -16,6 +16,7 @@ whole picture, and memory does not grow with it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -68,7 +69,7 @@ def make(info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
         network = Doubling()
     check(info.name, "network", {key: tuple(value.shape) for key, value in network.state_dict().items()}, file)
     network.load_state_dict(dict(read(info.name, file, lambda _: dtype)), assign=True)
-    network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    network = network.to(device).eval().requires_grad_(False)  # `read` gives channels-last convolutions
     return Upconv(info, network)
 
 
@@ -82,7 +83,7 @@ class Doubling(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        pairs = zip(CHANNELS, CHANNELS[1:], strict=False)
+        pairs = itertools.pairwise(CHANNELS)
         self.layers = nn.ModuleList(nn.Conv2d(before, after, 3) for before, after in pairs)
         self.enlarge = nn.ConvTranspose2d(CHANNELS[-1], 3, 4, stride=2, padding=3)
 
