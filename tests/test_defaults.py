@@ -42,8 +42,8 @@ def test_what_a_plugin_wants_yields_to_the_user_and_to_the_plugin_before_it():
 @pytest.mark.parametrize(
     ("plugin", "given", "steps", "draws"),
     [
-        (Upscale(), {}, 1, 1),
-        (Upscale(), {"steps": 6}, 6, 1),
+        (Upscale(), {"model": "pocket"}, 1, 1),
+        (Upscale(), {"model": "pocket", "steps": 6}, 6, 1),
         (Upscale(method="ddnm"), {"model": "pocket"}, 8, 1),
         (Colorize(), {}, 1, 1),
         (Restore(degradation="jpeg:20"), {}, 8, 8),
