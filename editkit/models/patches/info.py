@@ -71,11 +71,11 @@ def ladder(
 ) -> tuple[Pass, ...]:
     """Return passes for a model whose prior is the picture: small first, then 1.6 times as large up to the box's size.
 
-    The first pass is the smallest one (at least `COARSEST` pixels) at which enough is known. A hole may vanish at small
-    sizes, because its pixels become averages of known ones; then the first pass is the largest one at which it has
-    vanished, a single step that returns the known pixels. With `fill`, `examples` or nothing known, the first guide is
-    no more than a layout, and the first pass is as small as can be. `steps` relative to `usual` scales the number of levels of
-    every pass. Large passes need fewer levels for a wide hole than for strokes.
+    The first pass is the smallest one (at least `COARSEST` pixels) at which enough is known; at most `PIECES` is small
+    enough where pieces guide it (no `fill`, no `examples`, and something is known). A hole may vanish at small sizes,
+    because its pixels become averages of known ones; then the first pass is the largest one at which it has vanished, a
+    single step that returns the known pixels. `steps` relative to `usual` scales the number of levels of every pass.
+    Large passes need fewer levels for a wide hole than for strokes.
     """
     side = max(box.height, box.width)
     sizes = [float(side)]

@@ -109,9 +109,7 @@ def _rim_cost(features: Features, hole: Flags, shift: Ints) -> NDArray[np.int64]
 def _sum_around(values: NDArray[np.generic]) -> NDArray[np.int64]:
     """Return the sums (h, w) over the square within `RIM` pixels, without what is beyond the picture."""
     side = 2 * RIM + 1
-    summed = cv2.boxFilter(
-        values.astype(np.float64), -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT
-    )
+    summed = cv2.boxFilter(values.astype(np.float64), -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
     return np.rint(summed).astype(np.int64)
 
 

@@ -97,9 +97,9 @@ def _cost_by_block(features: Features, hole: Flags) -> tuple[list[tuple[int, int
     first = np.unique(block[order], return_index=True)[1]
     count = np.diff(np.append(first, len(ys)))
     own, least = features.values[ys, xs], max(height, width) // LEAST
-    across = np.arange(-(width - 1), width, STEP)
+    across = _multiples(width)
     offered, costs = [], []
-    for down in range(-(height - 1), height, STEP):
+    for down in _multiples(height).tolist():
         rows = ys + down
         here = (rows >= 0) & (rows < height)
         some = across if abs(down) >= least else across[np.abs(across) >= least]
@@ -117,3 +117,9 @@ def _cost_by_block(features: Features, hole: Flags) -> tuple[list[tuple[int, int
             offered.append((down, int(some[k])))
             costs.append(total[:, k])
     return offered, costs
+
+
+def _multiples(size: int) -> NDArray[np.int64]:
+    """Return the multiples of `STEP` below `size` in either direction."""
+    reach = (size - 1) // STEP * STEP
+    return np.arange(-reach, reach + 1, STEP)
