@@ -44,6 +44,15 @@ def test_an_edge_continues_through_the_hole():
     assert torch.equal(fill_by_pieces(truth.where(~hole, torch.zeros(())), hole, ~hole), truth)
 
 
+def test_of_two_places_that_fit_equally_well_the_one_at_the_same_height_is_taken():
+    """A checkerboard of tiles, each of which repeats both across and down; every copy is off by a level of its own."""
+    tiles = noise(12, 14).repeat(1, 5, 5)
+    height = (torch.arange(60) // 12)[None, :, None] / 127.5  # one level brighter with each row of tiles
+    hole = box(60, 70, 24, 28, 36, 42)
+    made = fill_by_pieces((tiles * 0.5 + height).where(~hole, torch.zeros(())), hole, ~hole)
+    assert torch.equal(made, tiles * 0.5 + height)
+
+
 def test_every_pixel_comes_from_a_known_one_and_known_ones_stay():
     image, hole = noise(40, 50), box(40, 50, 10, 12, 28, 33)
     barred = box(40, 50, 0, 40, 40, 50)
