@@ -5,11 +5,10 @@ where they agree (Pritch et al. 2009): the sum over neighbours p, q with differe
 
     |F(p + s_p) - F(p + s_q)|^2 + |F(q + s_p) - F(q + s_q)|^2,
 
-where F are colours and their differences to the next pixels, and over pixels near the rim of the squared difference
-between what is known around them and what their shift brings there, and over all pixels of a small cost of the vertical
-distance (`UPRIGHT`). The minimum is approximated by min-sum belief
-propagation in sweeps along rows and columns (Pearl 1988; Szeliski et al. 2008). All costs are integers: any processor
-and any number of threads finds the same pieces.
+where F are colours and their differences to the next pixels; plus, over pixels near the rim, the squared difference
+between what is known around them and what their shift brings there; plus a small cost of vertical distance (`UPRIGHT`).
+The minimum is approximated by min-sum belief propagation in sweeps along rows and columns (Pearl 1988; Szeliski et al.
+2008). All costs are integers: any processor and any number of threads finds the same pieces.
 """
 
 from __future__ import annotations
