@@ -127,16 +127,16 @@ def _propagate(hole: Flags, unary: Ints, apart: Ints) -> NDArray[np.intp]:
     """
     number = np.full(hole.shape, -1, np.int64)
     number[hole] = np.arange(len(unary))
-    rightward, downward = _edges(number), _edges(number.T)
-    received = np.zeros((4, *unary.shape), np.int32)
+    directions = [[(p, q, apart[p] + apart[q]) for p, q in _edges(lines)] for lines in (number, number.T)]
+    received = np.zeros((4, *unary.shape), np.int32)  # from the left, the right, above, below
     for _ in range(ROUNDS):
-        for direction, edges in enumerate((rightward, downward)):
+        for direction, edges in enumerate(directions):
             for back in (False, True):
                 to, opposite = 2 * direction + back, 2 * direction + (not back)
-                for first, second in reversed(edges) if back else edges:
+                for first, second, pair in reversed(edges) if back else edges:
                     source, target = (second, first) if back else (first, second)
                     belief = unary[source] + received[:, source].sum(0) - received[opposite, source]
-                    costs = (belief[:, :, None] + apart[source] + apart[target]).min(1)
+                    costs = (belief[:, :, None] + pair).min(1)
                     received[to, target] = costs - costs.min(1, keepdims=True)
     return (unary + received.sum(0)).argmin(1)
 
