@@ -134,7 +134,7 @@ def test_pieces_cost_no_more_than_the_best_single_shift():
     image, hole = noise(44, 48, 5), box(44, 48, 14, 15, 30, 34)
     seen, inside = features(image, hole), hole.numpy()
     shifts = fitting_shifts(seen, inside, 8)
-    labels = _best_labels(seen, inside, shifts)
+    labels = _best_labels(seen, inside, shifts, np.full((int(inside.sum()), 3), 128, np.int32))
     assert len(labels) == int(inside.sum())
     assert 0 <= labels.min() <= labels.max() < len(shifts)
     ys, xs = inside.nonzero()

@@ -6,9 +6,10 @@ where they agree (Pritch et al. 2009): the sum over neighbours p, q with differe
     |F(p + s_p) - F(p + s_q)|^2 + |F(q + s_p) - F(q + s_q)|^2,
 
 where F are colours and their differences to the next pixels; plus, over pixels near the rim, the squared difference
-between what is known around them and what their shift brings there; plus a small cost of vertical distance (`UPRIGHT`).
-The minimum is approximated by min-sum belief propagation in sweeps along rows and columns (Pearl 1988; Szeliski et al.
-2008). All costs are integers: any processor and any number of threads finds the same pieces.
+between what is known around them and what their shift brings there; plus small costs of vertical distance (`UPRIGHT`)
+and of colours other than those of a membrane across the hole (`LIKELY`). The minimum is approximated by min-sum belief
+propagation in sweeps along rows and columns (Pearl 1988; Szeliski et al. 2008). All costs are integers, so that the
+order of sums, and with it the number of threads, does not matter.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from editkit.models.patches.shifts import RIM, Features, Flags, Ints, fitting_shifts
-from editkit.pictures.filling import smooth_fill
+from editkit.pictures.filling import membrane, smooth_fill
 
 SHIFTS = 40
 """Number of shifts that are tried."""
@@ -33,6 +34,9 @@ UPRIGHT = 4000
 
 A squared difference, as the others: a fifth of the height costs as much as nine features that differ by nine levels.
 """
+
+LIKELY = 20
+"""The squared difference from the membrane's colour is divided by this: a hole in stone is no window to the sky."""
 
 LARGEST = 10_000
 """Largest number of unknown pixels that are filled by pieces; the time is proportional to it."""
@@ -58,7 +62,7 @@ def fill_by_pieces(picture: Tensor, hole: Tensor, known: Tensor) -> Tensor:
     shifts = _serving(fitting_shifts(features, inside, SHIFTS), features.known, ys, xs)
     if len(shifts) == 0:
         return smooth_fill(picture[None], hole[None, None].to(picture.dtype))[0]
-    chosen = shifts[_best_labels(features, inside, shifts)]
+    chosen = shifts[_best_labels(features, inside, shifts, _membrane_levels(picture, hole))]
     rows, columns, reached = _places(features.known, ys, xs, chosen)
     made = image.copy()
     made[ys[reached], xs[reached]] = image[rows[reached], columns[reached]]
@@ -66,6 +70,12 @@ def fill_by_pieces(picture: Tensor, hole: Tensor, known: Tensor) -> Tensor:
     left[ys[~reached], xs[~reached]] = True
     filled = torch.from_numpy(made).permute(2, 0, 1).to(picture)
     return smooth_fill(filled[None], torch.from_numpy(left)[None, None].to(picture))[0]
+
+
+def _membrane_levels(picture: Tensor, hole: Tensor) -> Ints:
+    """Return the colours (n, 3), 0 to 255, of a membrane across the hole, row by row."""
+    across = membrane(picture.detach()[None], hole[None, None].to(picture.dtype))[0][:, hole]
+    return ((across.T + 1.0) * 127.5).round().clamp(0, 255).cpu().numpy().astype(np.int32)
 
 
 def _places(known: Flags, ys: NDArray[np.intp], xs: NDArray[np.intp], shift: Ints) -> tuple[Ints, Ints, Flags]:
@@ -82,8 +92,8 @@ def _serving(shifts: Ints, known: Flags, ys: NDArray[np.intp], xs: NDArray[np.in
     return shifts[[float(_places(known, ys, xs, shift)[2].mean()) >= SERVES for shift in shifts]]
 
 
-def _best_labels(features: Features, hole: Flags, shifts: Ints) -> NDArray[np.intp]:
-    """Return for each pixel of the hole, row by row, the index of its shift: (n,)."""
+def _best_labels(features: Features, hole: Flags, shifts: Ints, likely: Ints) -> NDArray[np.intp]:
+    """Return for each pixel of the hole, row by row, the index of its shift: (n,). `likely` (n, 3) are its colours."""
     ys, xs = hole.nonzero()
     unary = np.stack([_rim_cost(features, hole, shift)[hole] for shift in shifts], 1)
     unary += UPRIGHT * np.abs(shifts[:, 0]) // len(hole)
@@ -92,6 +102,7 @@ def _best_labels(features: Features, hole: Flags, shifts: Ints) -> NDArray[np.in
         rows, columns, reached = _places(features.known, ys, xs, shift)
         brought[:, k] = features.values[rows, columns]
         unary[~reached, k] = UNKNOWN
+    unary += (np.square(brought[..., :3] - likely[:, None]).sum(-1) / LIKELY).astype(np.int64)
     # Sums of squares of integers below 2^24 are exact in float32, in any order.
     squares = np.square(brought).sum(-1)
     apart = squares[:, :, None] + squares[:, None] - 2.0 * brought @ brought.transpose(0, 2, 1)
