@@ -66,14 +66,14 @@ def test_two_patches_are_weighted_by_the_softmax_of_the_formula():
 
 @pytest.mark.parametrize("guided", [False, True])
 def test_the_posterior_mean_equals_brute_force(guided):
-    """Every weight by a loop over all pairs; what guides, a smooth fill or `lowres`, included."""
+    """Every weight by a loop over all pairs; what guides, pieces of the picture or `lowres`, included."""
     x, unknown, settings = picture(12, 11), hole(12, 11, 4, 4, 3), Settings(side=3)
     bound, at = Bound.of(x, unknown, settings), level(0.8)
     lowres = picture(12, 11, 5) * 0.2 if guided else None
     queries = bound._make_queries(noisy(x, 0.8), at, lowres)
     sources = bound._make_sources(lowres)
     mean = exact_posterior_mean(queries, sources)
-    low_picture = bound.smooth if lowres is None else lowres
+    low_picture = bound.first_guide if lowres is None else lowres
     for q in range(0, len(queries), 3):
         log_w, patches = [], []
         for corner in bound.atlas.corners.tolist():
@@ -82,7 +82,7 @@ def test_the_posterior_mean_equals_brute_force(guided):
             d = ((queries.values[q] - p).square().sum(1) * queries.weights[q]).sum()
             spots = [(dy, dx) for dy in (0, 1, 2) for dx in (0, 1, 2)]
             low = torch.stack([low_picture[:, top + dy, left + dx] for dy, dx in spots])
-            tau = settings.tau_lowres if guided else settings.tau_smooth
+            tau = settings.tau_lowres
             d = d + (queries.guide[q] - low).square().sum() / tau**2
             log_w.append(-0.5 * d)
             patches.append(p)

@@ -29,7 +29,13 @@ class PlansPasses(Protocol):
     """Plans the passes by which a model fills `box`. Must be a module-level function, so that it can be pickled."""
 
     def __call__(
-        self, box: Box, steps: int, usual: int, hole: np.ndarray | None, examples: Sequence[tuple[int, int]]
+        self,
+        box: Box,
+        steps: int,
+        usual: int,
+        hole: np.ndarray | None,
+        examples: Sequence[tuple[int, int]],
+        fill: Fill | None,
     ) -> tuple[Pass, ...]:
         """Return passes with `steps` levels.
 
@@ -39,6 +45,7 @@ class PlansPasses(Protocol):
             usual: the model's default number of levels.
             hole: (h, w), the unknown pixels in the box; None if all are unknown.
             examples: (width, height) of further pictures to learn from.
+            fill: the initial content of the hole; None: the model's own.
         """
         ...
 

@@ -60,7 +60,7 @@ def passes(
     for box in _boxes(picture, info, options):
         if info.passes is not None and invents:
             inside = None if picture.mask is None else picture.mask[box.rows, box.columns] > 0
-            found.extend(info.passes(box, steps, info.steps, inside, examples))
+            found.extend(info.passes(box, steps, info.steps, inside, examples, picture.fill))
         elif info.window is None or options.canvas == "full":
             found.append(Pass(box, box.height, box.width, steps))
         else:

@@ -19,6 +19,7 @@ from editkit.models.patches.calm import smooth_calm_regions
 from editkit.models.patches.continuing import Continuations, contours_through, divided_membrane, offer_contours
 from editkit.models.patches.contours import Contour
 from editkit.models.patches.islands import remove_islands
+from editkit.models.patches.pieces import LARGEST, fill_by_pieces
 from editkit.models.patches.places import PixelsBetween, all_but_seeds, compared_patches, sample_offsets
 from editkit.models.patches.search import (
     Queries,
@@ -60,7 +61,7 @@ class Settings:
         tau: standard deviation of known pixels as a fraction of sigma_t / alpha_t, while that ratio is large: a known
             pixel has more weight than a noisy one.
         tau_lowres: standard deviation of the guiding picture.
-        tau_smooth: standard deviation of a smooth fill, the guide if there is no other: it continues the surroundings.
+        tau_smooth: standard deviation of a fill that continues the surroundings, as the guide if there is no other.
         fade: the precision of an unknown pixel falls by this factor per pixel of depth in the hole.
         decay: the vote of a patch falls by this factor per pixel of depth: pixels near the known ones settle first and
             determine the rest.
@@ -127,6 +128,7 @@ class Bound:
     voters: Voters
     spots: Tensor
     fill: Fill | None
+    unguided: bool
     examples: Sequence[Example] = ()
     own: bool = False
 
@@ -144,7 +146,8 @@ class Bound:
         """Bind the model to `picture`; `unknown` and `barred` are (h, w), bool.
 
         Without `unknown`, every pixel is known and every pixel is estimated. Without `barred`, nothing is barred.
-        `fill` is the first guide ("noise": no guide). `own`: the first example matches the picture place by place.
+        `fill` is the first guide ("noise": no guide; None: pieces of the picture, or smooth with examples). `own`: the
+        first example matches the picture place by place.
         """
         side = settings.side
         height, width = picture.shape[-2:]
@@ -178,23 +181,30 @@ class Bound:
             settings, picture, _continue_over_barred(picture, barred, region), region, barred, atlas,
             atlas.sample_corners(settings.most), corners, neighbours, steps,
             settings.fade ** -depth.clamp(max=DEEPEST), deep, slack, Voters(corners, atlas, stride, confidence),
-            sample_offsets(atlas.offsets.view(side, side)), None if nothing or unknown is None else fill or "smooth",
+            sample_offsets(atlas.offsets.view(side, side)), fill, nothing or unknown is None,
             tuple(examples), own,
         )  # fmt: skip
 
+    @property
+    def by_pieces(self) -> bool:
+        """Whether the first guide is made of pieces of the picture."""
+        return self.fill is None and not self.unguided and not self.examples and int(self.region.sum()) <= LARGEST
+
     @cached_property
-    def smooth(self) -> Tensor | None:
+    def first_guide(self) -> Tensor | None:
         """The guide (3, h, w) if there is no coarser pass; None without one."""
-        if self.fill is None or self.fill == "noise":
+        if self.unguided or self.fill == "noise":
             return None
-        if self.fill == "smooth" and self.contours:
+        if self.by_pieces:
+            return fill_by_pieces(self.seen, self.region, ~self.region & ~self.barred)
+        if self.fill in (None, "smooth") and self.contours:
             return divided_membrane(self.seen, self.region, self.contours)
-        return fill_hole(self.seen[None], self.region[None, None].to(self.picture.dtype), self.fill)[0]
+        return fill_hole(self.seen[None], self.region[None, None].to(self.picture.dtype), self.fill or "smooth")[0]
 
     @cached_property
     def contours(self) -> list[Contour]:
         """The contours that continue through the hole; none if the picture is not the only guide."""
-        return [] if self.fill is None else contours_through(self.seen, self.region | self.barred)
+        return [] if self.unguided else contours_through(self.seen, self.region | self.barred)
 
     @cached_property
     def continuations(self) -> Continuations | None:
@@ -226,7 +236,7 @@ class Bound:
             chosen = self._choose_between(x_t, level, lowres, sources, source)
         voted = self.voters.vote(patches, level.t, self.picture.shape, lowres is not None, chosen)
         made = voted.where(self.region, self.seen)
-        if self.fill is not None and quiet:
+        if not self.unguided and quiet:
             least = self._expected_busyness[0] - self._expected_busyness[1] / 2.0
             made = made + (remove_islands(made.detach(), self.region, least, self.settings.side) - made.detach())
         if lowres is not None and quiet:
@@ -288,15 +298,16 @@ class Bound:
         weights = torch.where(region, self.precision / noisy**2, 1.0 / tau**2).to(flat.dtype)
         weights = weights.masked_fill(self._layout(self.barred[None])[:, 0], 0.0)
         index = at[:, None] + self.atlas.offsets
-        guide_picture = self.smooth if lowres is None else lowres
+        guide_picture = self.first_guide if lowres is None else lowres
         guide = None if guide_picture is None else self._layout(guide_picture)[at[:, None] + self.spots]
-        tau_guide = self.settings.tau_smooth if lowres is None else self.settings.tau_lowres
+        continues = lowres is None and not self.by_pieces
+        tau_guide = self.settings.tau_smooth if continues else self.settings.tau_lowres
         lines = None if lowres is None else self.continuations
-        may_be_thin = None if lowres is None or self.fill is None else self._layout(self.thin[1][None])[middle, 0]
+        may_be_thin = None if lowres is None or self.unguided else self._layout(self.thin[1][None])[middle, 0]
         if may_be_thin is not None and lines is not None:
             may_be_thin &= ~self._layout(lines.around[None])[middle, 0]
         busyness = (
-            None if lowres is None or self.fill is None else self._layout(torch.stack(self._expected_busyness))[middle]
+            None if lowres is None or self.unguided else self._layout(torch.stack(self._expected_busyness))[middle]
         )
         own = at + self.picture.shape[-1] if self.own else None
         contour = None if lines is None else self._layout(lines.number[None])[middle, 0]
@@ -308,18 +319,18 @@ class Bound:
 
     def _make_sources(self, lowres: Tensor | None) -> Sources:
         atlas = self.atlas
-        guide_picture = self.smooth if lowres is None else lowres
+        guide_picture = self.first_guide if lowres is None else lowres
         guide = None
         if guide_picture is not None:
             beside = [e.image if lowres is None or e.lowres is None else e.lowres for e in self.examples]
             guide = Atlas(self._layout(guide_picture, beside), atlas.width, atlas.side, atlas.complete)
         grid, is_thin = self.grid, None
-        if lowres is not None and self.fill is not None:
+        if lowres is not None and not self.unguided:
             by_middle = self._layout(self.thin[0][None], [torch.zeros_like(e.image[:1]) > 0 for e in self.examples])
             is_thin = by_middle[:, 0].roll(-int(atlas.offsets[self.settings.side**2 // 2]))
             if not bool(self.thin[1].any()) and not bool(is_thin[grid].all()):
                 grid = grid[~is_thin[grid]]
-        busyness = None if lowres is None or self.fill is None else self._busyness
+        busyness = None if lowres is None or self.unguided else self._busyness
         lines = None if lowres is None else self.continuations
         contour, across = (None, None) if lines is None else (lines.shown, lines.apart)
         return Sources(atlas, guide, grid, self.spots, is_thin, busyness, contour, across)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from editkit.diffusion.model import ModelInfo, Pass
 from editkit.diffusion.schedule import Grid, Level, Levels, Spacing
 from editkit.pictures.boxes import Box, coverage, integral, is_wide
 from editkit.pictures.resizing import HIDDEN
+
+if TYPE_CHECKING:
+    from editkit.pictures.picture import Fill
 
 ANY_GRID = Grid()
 
@@ -47,6 +51,9 @@ FACTOR = 1.6
 COARSEST = 42.0
 """The longer side of the smallest pass is at least this many pixels."""
 
+PIECES = 128.0
+"""Its longer side is at most this where pieces of the picture are its guide: they need no smaller pass."""
+
 PATCH = 7
 """Side, in pixels, of the squares that a model of patches sees at once."""
 
@@ -55,18 +62,25 @@ FEWEST = 30
 
 
 def ladder(
-    box: Box, steps: int, usual: int, hole: np.ndarray | None = None, examples: Sequence[tuple[int, int]] = ()
+    box: Box,
+    steps: int,
+    usual: int,
+    hole: np.ndarray | None = None,
+    examples: Sequence[tuple[int, int]] = (),
+    fill: Fill | None = None,
 ) -> tuple[Pass, ...]:
     """Return passes for a model whose prior is the picture: small first, then 1.6 times as large up to the box's size.
 
-    The first pass is the smallest one (at least `COARSEST` pixels) at which enough is known. A hole may vanish at small
-    sizes, because its pixels become averages of known ones; then the first pass is the largest one at which it has
-    vanished, a single step that returns the known pixels. `steps` relative to `usual` scales the number of levels of
-    every pass. Large passes need fewer levels for a wide hole than for strokes.
+    The first pass is the smallest one (at least `COARSEST` pixels) at which enough is known; at most `PIECES` is small
+    enough where pieces guide it (no `fill`, no `examples`, and something is known). A hole may vanish at small sizes,
+    because its pixels become averages of known ones; then the first pass is the largest one at which it has vanished, a
+    single step that returns the known pixels. `steps` relative to `usual` scales the number of levels of every pass.
+    Large passes need fewer levels for a wide hole than for strokes.
     """
     side = max(box.height, box.width)
     sizes = [float(side)]
-    while sizes[0] / FACTOR >= COARSEST:
+    pieces = fill is None and not examples and hole is not None and not hole.all()
+    while sizes[0] / FACTOR >= COARSEST and not (pieces and len(sizes) > 1 and sizes[0] <= PIECES):
         sizes.insert(0, sizes[0] / FACTOR)
     rate = steps / usual
     finer = 3 if hole is not None and is_wide(hole) else 4
