@@ -66,6 +66,26 @@ def spotted(pixels: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     return made, truth
 
 
+def torn(pixels: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """A corner, or a piece of an edge, torn off: the scanner's white or black, with a ragged outline and some grain."""
+    height, width = pixels.shape[:2]
+    deep, steps = rng.uniform(0.06, 0.18, 2) * max(height, width), np.linspace(0.0, 1.0, 24)
+    rough = rng.normal(0.0, 0.02 * deep.mean(), (24, 2))
+    if rng.random() < 0.7:  # a corner: from the left edge to the upper one
+        outline = np.stack([deep[0] * steps, deep[1] * (1.0 - steps)], -1) + rough
+        outline = np.concatenate([[[-9.0, -9.0], [-9.0, deep[1]]], outline, [[deep[0], -9.0]]])
+    else:  # a bite out of the upper edge
+        outline = np.stack([2.0 * deep[0] * steps, 0.6 * deep[1] * np.sin(np.pi * steps)], -1) + rough
+        outline = np.concatenate([[[0.0, -9.0]], outline, [[2.0 * deep[0], -9.0]]])
+        outline[:, 0] += rng.uniform(0.1, 0.6) * width
+    cover = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(cover, [np.rint(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+    cover = np.ascontiguousarray(cover[:: rng.choice([-1, 1]), :: rng.choice([-1, 1])])
+    tone = rng.uniform(236, 255) if rng.random() < 0.7 else rng.uniform(0, 14)
+    grain = rng.normal(0.0, rng.choice([0.0, 1.5]), (height, width, 1)).astype(np.float32)
+    return laid(pixels, cover / 255.0, np.float32(tone) + grain)
+
+
 SEGMENTS = {
     "0": "abcdef", "1": "bc", "2": "abged", "3": "abgcd", "4": "fgbc", "5": "afgcd", "6": "afgedc", "7": "abc",
     "8": "abcdefg", "9": "abcdfg",

@@ -80,7 +80,7 @@ def load(
 ) -> Mask:
     """Read a mask like `read_mask`, but allow an empty one."""
     if isinstance(source, str) and is_words(source):
-        return from_words(source, picture, models)
+        return from_words(source, picture, models, notify)
     if isinstance(source, str) and re.match(r"[a-z]+:", source) and not path_exists(source):
         raise ShapeError(f"mask {source[:80]}: is neither a file nor a shape; shapes are {words()}")
     mask = _from_file(source, notify)

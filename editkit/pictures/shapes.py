@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from editkit.common.entries import Group, InstalledEntry
+from editkit.common.notify import Notify, silent
 from editkit.errors import ModelError, PictureError, PluginError, short
 from editkit.pictures.colors import rgb
 from editkit.pictures.picture import Picture
@@ -82,6 +83,17 @@ class NetworkShape(Shape):
     """
 
     ask: Callable[[Picture, str, Sequence[str]], Mask] = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class TellingShape(Shape):
+    """A word that says what it found.
+
+    Args:
+        tell: like `draw`, with a function for one-line notices as third argument. `draw` says nothing.
+    """
+
+    tell: Callable[[Picture, str, Notify], Mask] = field(kw_only=True)
 
 
 def load(name: str) -> Shape:
@@ -141,11 +153,11 @@ def path_exists(path: str) -> bool:
         return False
 
 
-def from_words(words: str, picture: Picture, models: Sequence[str] = ()) -> Mask:
+def from_words(words: str, picture: Picture, models: Sequence[str] = (), notify: Notify = silent) -> Mask:
     """Draw a mask from words, (H, W) of 0 and 1 (`alpha` and networks may give values in between).
 
     `+` is the union, max(a, b); `-` the difference, min(a, 1 - b); `&` the intersection, min(a, b); left to right.
-    `models`: the networks of `--mask-model`, for words that use them.
+    `models`: the networks of `--mask-model`, for words that use them. `notify` is told what some words found.
 
     Raises:
         PictureError: a searched object covers the whole picture.
@@ -159,9 +171,9 @@ def from_words(words: str, picture: Picture, models: Sequence[str] = ()) -> Mask
                 f"download OWNER/NAME --local-dir FOLDER, then give FOLDER"
             )
     parts = re.split(rf"([+&-])(?={_words_pattern()}(?::|$|[+&-]))", words)
-    mask = _draw_word(parts[0], picture, models)
+    mask = _draw_word(parts[0], picture, models, notify)
     for sign, part in zip(parts[1::2], parts[2::2], strict=True):
-        other = _draw_word(part, picture, models)
+        other = _draw_word(part, picture, models, notify)
         mask = JOINED[sign](mask, other)
     if mask.min() >= 1.0 and any(load(part.partition(":")[0]).finds for part in parts[0::2]):
         raise PictureError(
@@ -171,7 +183,7 @@ def from_words(words: str, picture: Picture, models: Sequence[str] = ()) -> Mask
     return as_mask(mask)
 
 
-def _draw_word(text: str, picture: Picture, models: Sequence[str]) -> Mask:
+def _draw_word(text: str, picture: Picture, models: Sequence[str], notify: Notify) -> Mask:
     """Draw the mask of one word.
 
     Raises:
@@ -182,8 +194,12 @@ def _draw_word(text: str, picture: Picture, models: Sequence[str]) -> Mask:
     if name not in MASKS.names():
         raise ShapeError(f"{short(text)}: is not a shape; use {words()}")
     shape = load(name)
-    asks = models and isinstance(shape, NetworkShape)
-    mask = cast(NetworkShape, shape).ask(picture, values, models) if asks else shape.draw(picture, values)
+    if models and isinstance(shape, NetworkShape):
+        mask = shape.ask(picture, values, models)
+    elif isinstance(shape, TellingShape):
+        mask = shape.tell(picture, values, notify)
+    else:
+        mask = shape.draw(picture, values)
     size = (picture.height, picture.width)
     fits = isinstance(mask, np.ndarray) and mask.shape == size and bool(np.isfinite(mask).all())
     if not fits or mask.min() < 0.0 or mask.max() > 1.0:

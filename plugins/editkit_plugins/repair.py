@@ -1,6 +1,6 @@
-"""Repair of a scan: find and fill scratches, folds and spots, and undo a colour cast and fading.
+"""Repair of a scan: find and fill scratches, folds, spots and torn edges, and undo a colour cast and fading.
 
-Damage is found by the mask words `scratches` and `spots`, and filled as `inpaint` fills a mask. Fading of a print is
+Damage is found by the mask words `scratches`, `spots` and `torn`, and filled as `inpaint` does. Fading of a print is
 about linear in each channel: y = b + x (w - b) / 255, with the faded black b and white w. They are estimated from the
 darkest and the brightest thousandth of the undamaged pixels, and the line is inverted to new ends b' and w':
 
@@ -31,6 +31,7 @@ from editkit.plugin import Hooks, Mask, Metavar, Notify, Output, Picture, Run, S
 from editkit_plugins.inpaint import Replacing
 from editkit_plugins.masks.scratches import scratches
 from editkit_plugins.masks.spots import spots
+from editkit_plugins.masks.torn import has_frame, torn
 
 TAIL = 0.001
 """Fraction of the pixels that is darker than black, and that is brighter than white."""
@@ -53,12 +54,15 @@ LEAST_RANGE = 90.0
 MUCH = 0.05
 """Warn if more than this fraction is found: the scans of benchmarks/masks.py have 2 to 4 % damage."""
 
+NOUNS = {"scratches": ("scratch", "scratches"), "spots": ("spot", "spots"), "torn": ("torn edge", "torn edges")}
+"""One and several of what a finder marks. Scratches that cross count as one."""
+
 Ends = NDArray[np.float64]
 """(3,): one level for each channel, of 255."""
 
 
 class Repair(Replacing):
-    """Repair a scan: find and fill scratches, folds and spots, and undo a colour cast and fading.
+    """Repair a scan: find and fill scratches, folds, spots and torn edges, and undo a colour cast and fading.
 
     Every step can be switched off. Outside the damage, only the correction of cast and fading changes pixels; without
     it they are kept bit for bit.
@@ -75,6 +79,7 @@ class Repair(Replacing):
 
     scratches: bool = Field(True, description="Find scratches, hairs and folds, and fill them.")
     spots: bool = Field(True, description="Find dust and blots, and fill them.")
+    torn: bool = Field(True, description="Find torn corners and edges, where the scanner's white or black shows.")
     cast: bool = Field(True, description="Undo a colour cast over the whole picture, where a print has clearly faded.")
     fading: bool = Field(True, description="Restore black and white, where a print has clearly faded.")
     eagerness: float = Field(
@@ -87,21 +92,27 @@ class Repair(Replacing):
 
     def found(self, picture: Picture, notify: Notify) -> Mask:
         """Return the area to fill, grown: (H, W) of 0 and 1."""
-        mask = np.zeros((picture.height, picture.width), np.float32)
-        parts = []
-        for name, wanted, find in (("scratches", self.scratches, scratches), ("spots", self.spots, spots)):
+        mask, parts = np.zeros((picture.height, picture.width), np.float32), list[str]()
+        finders = (("scratches", self.scratches, scratches), ("spots", self.spots, spots), ("torn", self.torn, torn))
+        for name, wanted, find in finders:
             if wanted:
                 part = find(picture, self.eagerness)
-                parts.append(f"{name} {float(part.mean()):.2%}")
+                parts.append(counted(name, part, f"--no-{name}"))
                 mask = np.maximum(mask, part)
-        if parts:
-            notify(f"repair: found {' and '.join(parts)} of the picture")
+        if mask.any():
+            notify(f"repair: found {', '.join(parts)}; {self._elsewhere()}")
+        if self.torn and has_frame(picture):
+            notify("repair: a frame of one tone surrounds the image and is kept; inpaint --mask border:N fills it")
         if mask.mean() > MUCH:
             notify(
                 "repair: that is a large share and may include lines that belong to the picture: check with "
                 "--save-mask, or find less with --eagerness 0.6"
             )
         return grow(as_mask(mask * visible_mask(picture)), self.grow)
+
+    def _elsewhere(self) -> str:
+        """Where to look at what was found."""
+        return f"saved as {self.save_mask}" if self.save_mask else "--save-mask FILE.png shows where"
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         mask = self.found(picture, notify)
@@ -159,6 +170,17 @@ class Repair(Replacing):
             return
         check_output(path)
         Picture(np.repeat(mask[..., None], 3, axis=-1)).write(path)
+
+
+def counted(name: str, part: Mask, off: str) -> str:
+    """Return what a finder marked in words: how many pieces of `part` (H, W), their share, and the option `off`."""
+    import cv2
+
+    one, many = NOUNS[name]
+    count = cv2.connectedComponents((part > 0).astype(np.uint8), connectivity=8)[0] - 1
+    if not count:
+        return f"no {many}"
+    return f"{count} {one if count == 1 else many} ({float(part.mean()):.1%} of the image; {off} leaves them)"
 
 
 def ends(levels: NDArray[np.float32]) -> tuple[Ends, Ends]:

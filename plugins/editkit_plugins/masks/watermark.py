@@ -2,7 +2,8 @@
 
 The example shows the mark alone, on a transparent background or on a single colour (that of its corners). Matching
 compares edge directions and limits edge strength, so that the photograph's own edges do not dominate. Scales from a
-half to twice the example's are tried. All matches nearly as good as the best one are taken.
+half to twice the example's are tried. All matches nearly as good as the best one are taken. Marks in rows and columns
+form a lattice (`lattice.py`): at its empty places a weaker match is enough, and a place without one is named.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from editkit.common.notify import Notify, silent
 from editkit.pictures.picture import Picture
 from editkit.pictures.raster import largest
-from editkit.pictures.shapes import Mask, Shape, ShapeError, as_mask, brightness
+from editkit.pictures.shapes import Mask, ShapeError, TellingShape, as_mask, brightness
+from editkit_plugins.masks.lattice import Place, empty_places
 
 Grey = NDArray[np.float32]
 
@@ -28,18 +31,23 @@ FINER = tuple(2.0 ** (k / 200) for k in range(-14, 15))
 BOUND = 12.0
 """Edges much stronger than this, in levels of 255, all count the same."""
 
-LEAST, ABOVE, NEARLY = 0.12, 13.0, 0.6
+LEAST, ABOVE, NEARLY = 0.12, 13.0, 0.38
 """Least correlation of a match; the same in standard deviations over all positions; and the least correlation of
 further matches, relative to the best.
 
 Without the mark the best position was 8 to 10 standard deviations above, with it 17 to 50 (benchmarks/masks.py)."""
 
+FAINT, ROOM = 8.0, 3
+"""Least correlation at an empty place of the lattice, in standard deviations, and its distance in pixels at most."""
+
 OPAQUE = 0.08
 """Pixels of the example with less opacity are not part of the mark."""
 
 
-def watermark(picture: Picture, example: Picture) -> Mask:
+def watermark(picture: Picture, example: Picture, notify: Notify = silent) -> Mask:
     """Mark where the mark of `example` lies: (H, W) of 0 and 1, all 0 if nothing matches.
+
+    `notify` is told how many marks were found, and where one more is expected.
 
     Raises:
         ShapeError: the example shows no mark, or is larger than the photograph at every scale.
@@ -57,11 +65,15 @@ def watermark(picture: Picture, example: Picture) -> Mask:
     assert found is not None
     best = float(found.max())
     mask = np.zeros((picture.height, picture.width), np.float32)
-    if best < max(LEAST, ABOVE * float(found.std())):
+    deviation = float(found.std())
+    if best < max(LEAST, ABOVE * deviation):
         return mask
     part = _resize(cover, scale)
-    for y, x in _peaks(found, NEARLY * best, np.array(part.shape) * shrunk):
+    places = _peaks(found, max(NEARLY * best, LEAST, ABOVE * deviation), np.array(part.shape) * shrunk)
+    more, missing = _expected(found, places, FAINT * deviation)
+    for y, x in [*places, *more]:
         _place_template(mask, part, round(y / shrunk), round(x / shrunk))
+    notify(_told(len(places) + len(more), [(y / shrunk, x / shrunk) for y, x in missing], part.shape))
     return as_mask(mask > OPAQUE)
 
 
@@ -130,6 +142,29 @@ def _peaks(found: Grey, least: float, size: NDArray[np.float64]) -> list[tuple[i
     return places
 
 
+def _expected(found: Grey, places: list[Place], least: float) -> tuple[list[Place], list[Place]]:
+    """Look at the lattice's empty places: return those with a match above `least`, and those without."""
+    more, missing = list[Place](), list[Place]()
+    for y, x in empty_places(places, found.shape):
+        top, left = max(y - ROOM, 0), max(x - ROOM, 0)
+        near = found[top : y + ROOM + 1, left : x + ROOM + 1]
+        dy, dx = (int(n) for n in np.unravel_index(int(near.argmax()), near.shape))
+        if near[dy, dx] >= least:
+            more.append((top + dy, left + dx))
+        else:
+            missing.append((y, x))
+    return more, missing
+
+
+def _told(count: int, missing: list[tuple[float, float]], size: tuple[int, ...]) -> str:
+    """Return the notice: `count` marks of `size` (h, w) were found, `missing` ones (y, x) were not."""
+    said = f"watermark: {count} mark{'' if count == 1 else 's'} found"
+    if not missing:
+        return said
+    boxes = [",".join(str(round(v)) for v in (x, y, x + size[1], y + size[0])) for y, x in missing]
+    return f"{said}; expected in the same rows but not clear: add +{' +'.join(f'box:{box}' for box in boxes)}"
+
+
 def _place_template(mask: Grey, part: Grey, y: int, x: int) -> None:
     """Paste `part` at (y, x), in place, by the maximum of both."""
     there = mask[y : y + part.shape[0], x : x + part.shape[1]]
@@ -146,17 +181,18 @@ def _resize(values: Grey, scale: float) -> Grey:
     return np.asarray(cv2.resize(values, size, interpolation=how), dtype=np.float32)
 
 
-def _draw(picture: Picture, values: str) -> Mask:
+def _draw(picture: Picture, values: str, notify: Notify = silent) -> Mask:
     if not values:
         raise ShapeError("watermark: write watermark:example.png, a picture of the mark alone")
-    return watermark(picture, Picture.read(Path(values)))
+    return watermark(picture, Picture.read(Path(values)), notify)
 
 
-WATERMARK = Shape(
+WATERMARK = TellingShape(
     "watermark",
     "watermark:example.png",
     _draw,
     "A known mark, given as a picture, wherever it occurs.",
     None,
     finds=True,
+    tell=_draw,
 )
