@@ -86,7 +86,8 @@ class Replacing(Plugin):
     fill: Fill | None = Field(
         None,
         description="Initial content of the hole: for patches a first guide (default: pieces of the picture; "
-        "noise: none), with `with sdedit` its start (default: original). Models that start from pure noise ignore it, with a notice.",
+        "noise: none), with `with sdedit` its start (default: original). Models that start from pure noise ignore it, "
+        "with a notice.",
     )
     from_: tuple[PictureSource, ...] = Field(
         (), description="Another picture to take patches from (--model patches); repeatable."
