@@ -18,7 +18,7 @@ from editkit.pictures.picture import Picture
 from editkit.plugin import Options, Plugin
 from editkit.plugin.chain import Stage
 from editkit.plugins import Colorize, Denoise, Guide, Restore, SDEdit, Upscale
-from editkit_plugins.denoise import coarse_noise, estimated_noise
+from editkit_plugins.noise_level import coarse_noise, estimated_noise
 from editkit_plugins.restoring.jpeg import of_file, tables
 
 INFO = ModelInfo("toy", "toy", sampler="ddim", steps=7)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 
-
 class StepStatistics:
     """Sums and counts of the loss, of the gradient's norm, and of each task's loss."""
 
@@ -18,7 +17,9 @@ class StepStatistics:
 
     def add(self, each: Tensor, task: Tensor, norm: Tensor) -> None:
         """Add one step: each sample's loss (B,) and task (B,), the gradient's norm. Does not wait for the device."""
-        sums = torch.zeros(len(self._names) - 2, dtype=torch.float64, device=each.device).index_add_(0, task, each.double())
+        sums = torch.zeros(len(self._names) - 2, dtype=torch.float64, device=each.device).index_add_(
+            0, task, each.double()
+        )
         counts = torch.zeros_like(sums).index_add_(0, task, torch.ones_like(each, dtype=torch.float64))
         one = torch.ones((), dtype=torch.float64, device=each.device)
         self._found[0] += torch.cat([torch.stack([each.double().mean(), norm.double()]), sums])
