@@ -90,7 +90,8 @@ class DenoiserLesson:
     def losses(self, network: Learner, batch: Spoiled) -> Tensor:
         error = network(batch.y, batch.level) - (batch.y - batch.x0)
         part = error.square().mean((1, 2, 3)) / (batch.level.view(-1).square() + ROUNDED**2)
-        return (part + FLOOR).log()
+        each: Tensor = (part + FLOOR).log()
+        return each
 
     @cached_property
     def measured(self) -> list[Tensor]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from editkit.pictures.files.jpeg import quantisation_noise
 from editkit.training.draws import Source, uniform_between
 
 KINDS = ("white", "camera", "jpeg")
@@ -91,23 +92,6 @@ def compressed(x: Tensor, quality: Tensor, source: Source) -> tuple[Tensor, Tens
         made.append(np.asarray(shown)[top:, left:])
     y = torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).float() / 127.5 - 1
     return y.to(x.device), levels.to(x.device)
-
-
-SPREAD = 6_000.0
-"""Variance of a photograph's DCT coefficient (u, v) of 8x8 pixels is about this over u^2 + v^2, in levels of 255."""
-
-
-def quantisation_noise(steps: np.ndarray) -> float:
-    """Return the standard deviation in a photograph of the noise that quantisation by `steps` makes, in levels of 255.
-
-    A coefficient of variance v, quantised in steps q, errs by q^2 / 12, but hardly by more than v; `steps` has 64
-    values, row by row.
-    """
-    k = np.arange(8.0)
-    radius = (k[:, None] ** 2 + k[None, :] ** 2).ravel()
-    variance = SPREAD / np.maximum(radius, 0.1)
-    error = np.asarray(steps, float).ravel() ** 2 / 12
-    return float(np.sqrt((error * variance / (error + variance)).mean()))
 
 
 def spoil(x0: Tensor, counts: list[int], source: Source) -> tuple[Tensor, Tensor, Tensor]:

@@ -88,7 +88,7 @@ class Denoise(Plugin):
 
     def default_model(self) -> str:
         """Return a network's name: the picture's own patches are as noisy as the picture."""
-        return "pocket"
+        return "denoiser"
 
     def default_options(self, info: ModelInfo) -> Options:
         """Choose ddpm for `sampled` on models whose sampler is ddim, so that results depend on the seed."""

@@ -16,6 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def mirrored(y: Tensor, below: int, beside: int) -> Tensor:
+    """Extend (B, C, H, W) by that many rows and columns, mirrored; repeated at the edge if it is smaller."""
+    mode = "reflect" if below < y.shape[-2] and beside < y.shape[-1] else "replicate"
+    return F.pad(y, (0, beside, 0, below), mode=mode)
+
+
 def _conv(channels: int, out: int) -> nn.Conv2d:
     return nn.Conv2d(channels, out, 3, padding=1, bias=False)
 
@@ -55,6 +61,10 @@ class DenoiserNet(nn.Module):
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2, bias=False) for a, b in pairwise(channels))
         self.after = nn.ModuleList(_blocks(c, layers) for c in channels[:-1])
         self.conv_out = _conv(channels[0], 3 * unshuffle**2)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.conv_in.weight.dtype
 
     def forward(self, y: Tensor, level: Tensor) -> Tensor:
         """Return the estimate of the noise, y minus the clean picture; H and W are divisible by `multiple`."""
