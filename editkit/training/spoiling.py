@@ -98,7 +98,7 @@ def spoil(x0: Tensor, counts: list[int], source: Source) -> tuple[Tensor, Tensor
     """Return spoiled pictures, their levels (B, 1, 1, 1), and the index of their kind (B,); the first counts[0] get the
     first kind and so on.
     """
-    white, camera, jpeg = x0.split(counts)
+    white, camera, jpeg = torch.split(x0, counts)
     noisy, level = white_noise(white, source)
     parts, levels = [noisy], [level]
     if len(camera):

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 COARSE = 1.5
 """Report coarse noise if it is at least this many times the fine noise."""
 
+LOUDEST = 80.0
+"""Noise above this is left to `pocket`, in levels of 255; `denoiser` knows less (`ModelInfo.loudest`)."""
+
 LEAST = 0.25
 """Noise below this counts as none, in levels of 255."""
 
@@ -88,7 +91,7 @@ class Denoise(Plugin):
 
     def default_model(self) -> str:
         """Return a network's name: the picture's own patches are as noisy as the picture."""
-        return "denoiser"
+        return "denoiser" if self.sigma is None or self.sigma <= LOUDEST else "pocket"
 
     def default_options(self, info: ModelInfo) -> Options:
         """Choose ddpm for `sampled` on models whose sampler is ddim, so that results depend on the seed."""
@@ -122,6 +125,8 @@ class Denoise(Plugin):
     def levels(self, levels: Levels, inputs: Inputs) -> Levels:
         assert inputs.source is not None
         sigma = max(self.noise(inputs.source), LEAST)
+        if self.sigma is None and inputs.model.info.loudest is not None:
+            sigma = min(sigma, 127.5 * inputs.model.info.loudest)
         return ladder_from(inputs.model.schedule, sigma / 127.5, levels)
 
 

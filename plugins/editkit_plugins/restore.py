@@ -94,7 +94,8 @@ class Restore(Solver):
 
     def default_model(self) -> str | None:
         """Return a network's name, or None (patches) for noiseless blur or downscaling (docs/restoration.md)."""
-        if self.method in ("auto", "hqs") and self.named.kind in ("jpeg", "quantise", *BLURS):
+        known = self.named.kind in ("jpeg", "quantise", *BLURS)
+        if known and self.method in ("auto", "hqs") and self.strength is None:
             return "denoiser"
         clean = self.noise() < LITTLE and self.named.kind in ("average", "bicubic", *BLURS)
         return None if clean else "pocket"

@@ -78,7 +78,7 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
         raise ModelError(
             f"model {layout.name}: {file} does not fit denoiser.json ({reason}); train it again"
         ) from error
-    network.to(device=device, dtype=dtype).to(memory_format=channels_last)  # type: ignore[call-overload]
+    network.to(device=device, dtype=dtype).to(memory_format=channels_last)
     return Denoiser(info, network.requires_grad_(False).eval())
 
 
