@@ -18,7 +18,7 @@ from editkit.models.denoiser.network import DenoiserNet
 from editkit.models.leasing import Models
 from editkit.pictures.files.jpeg import quantisation_noise
 from editkit.plugins import Denoise, Inpaint, Restore, SDEdit
-from editkit_plugins.restoring.jpeg import tables
+from editkit_plugins.restoring.jpeg import Jpeg, tables
 
 __all__ = ["photos"]
 
@@ -113,6 +113,14 @@ def test_jpeg_comes_nearer_to_the_truth_and_stays_in_its_intervals(quality):
     again = io.BytesIO()
     Image.fromarray(made.pixels).save(again, "JPEG", quality=quality, subsampling=0)
     assert error(np.asarray(Image.open(again)), shown) < 3.0  # rounding to 8 bits moves few coefficients over an edge
+
+
+def test_the_colours_of_a_file_that_halves_them_are_free_and_its_light_is_not():
+    x, y = (torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(k)) - 0.5 for k in range(2))
+    whole, halved = (Jpeg(tables(50), (3, 16, 24), halved=halved) for halved in (False, True))
+    made, own = halved.coefficients(halved.project(x, y)), whole.coefficients(x)
+    assert float((made[:, 1:] - own[:, 1:]).abs().max()) < 1e-2
+    assert float((made[:, 0] - whole.coefficients(whole.project(x, y))[:, 0]).abs().max()) < 1e-2
 
 
 def photograph():

@@ -167,7 +167,7 @@ def test_tasks_that_the_pictures_own_patches_cannot_do_are_a_networks_unless_ask
 
 
 @pytest.mark.parametrize(
-    ("plugin", "steps"), [(Denoise(), 1), (Restore(degradation="jpeg:20"), 1), (Restore(degradation="gaussian:2"), 8)]
+    ("plugin", "steps"), [(Denoise(), 8), (Restore(degradation="jpeg:20"), 1), (Restore(degradation="gaussian:2"), 8)]
 )
 def test_little_noise_is_removed_by_the_network_for_it(plugin, steps):
     settled = plan_stage(Stage((plugin,), Options()), Picture(photo()))
