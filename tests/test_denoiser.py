@@ -178,6 +178,8 @@ def test_it_is_trained_resumed_and_loaded(tmp_path, photos):
     assert denoiser.matches(layout)
     assert info.multiple == 4
     assert edit(noisy(10.0), Denoise(sigma=10, views=1), model=str(export)).pixels.shape == scene().shape
-    (export / "denoiser.json").write_text((export / "denoiser.json").read_text().replace('"layers": 1', '"layers": 2'))
-    with pytest.raises(EditkitError, match=r"does not fit denoiser\.json"):
-        edit(noisy(10.0), Denoise(sigma=10), model=str(export))
+    written = (export / "denoiser.json").read_text()
+    for layers in (2, 10**9):
+        (export / "denoiser.json").write_text(written.replace('"layers": 1', f'"layers": {layers}'))
+        with pytest.raises(EditkitError, match=r"does not fit denoiser\.json"):
+            edit(noisy(10.0), Denoise(sigma=10), model=str(export))

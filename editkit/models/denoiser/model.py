@@ -58,9 +58,9 @@ def describe(layout: Layout) -> ModelInfo:
 
 def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
     """Load the network in `dtype`."""
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    from torch import channels_last
 
     from editkit.models.denoiser.network import DenoiserNet
 
@@ -70,15 +70,19 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
             f"model {layout.name}: denoiser.json is of format {wiring.get('format')}, this editkit reads {FORMAT}; "
             "train it again, or use the editkit that made it"
         )
-    network = DenoiserNet(wiring["channels"], wiring["layers"], wiring["unshuffle"])
     try:
-        network.load_state_dict({name: value.float() for name, value in load_file(file).items()})
-    except (OSError, SafetensorError, RuntimeError) as error:
+        found = {name: value.float() for name, value in load_file(file).items()}
+        if wiring["layers"] * len(wiring["channels"]) > len(found):
+            raise ValueError(f"{wiring['layers']} layers, but {len(found)} tensors")
+        with torch.device("meta"):  # the configuration may ask for more memory than there is
+            network = DenoiserNet(wiring["channels"], wiring["layers"], wiring["unshuffle"])
+        network.load_state_dict(found, assign=True)
+    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"model {layout.name}: {file} does not fit denoiser.json ({reason}); train it again"
         ) from error
-    network.to(device=device, dtype=dtype).to(memory_format=channels_last)
+    network.to(device=device, dtype=dtype).to(memory_format=torch.channels_last)
     return Denoiser(info, network.requires_grad_(False).eval())
 
 
