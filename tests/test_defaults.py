@@ -18,7 +18,7 @@ from editkit.pictures.picture import Picture
 from editkit.plugin import Options, Plugin
 from editkit.plugin.chain import Stage
 from editkit.plugins import Colorize, Denoise, Guide, Restore, SDEdit, Upscale
-from editkit_plugins.denoise import coarse_noise, estimated_noise
+from editkit_plugins.noise_level import coarse_noise, estimated_noise
 from editkit_plugins.restoring.jpeg import of_file, tables
 
 INFO = ModelInfo("toy", "toy", sampler="ddim", steps=7)
@@ -46,8 +46,8 @@ def test_what_a_plugin_wants_yields_to_the_user_and_to_the_plugin_before_it():
         (Upscale(), {"model": "pocket", "steps": 6}, 6, 1),
         (Upscale(method="ddnm"), {"model": "pocket"}, 8, 1),
         (Colorize(), {}, 1, 1),
-        (Restore(degradation="jpeg:20"), {}, 8, 8),
-        (Restore(degradation="jpeg:20"), {"estimate": "sample"}, 8, 1),
+        (Restore(degradation="jpeg:20"), {"model": "pocket"}, 8, 8),
+        (Restore(degradation="jpeg:20"), {"model": "pocket", "estimate": "sample"}, 8, 1),
         (Restore(degradation="mask", mask="box:1,1,5,5"), {}, 1, 1),
     ],
 )

@@ -98,6 +98,7 @@ GATES = {
     "editkit/models/files/weights.py:read_stored": WEIGHTS,
     "editkit/models/latent/controls.py:beside_transformer": "the configuration of a network that is loaded",
     "editkit/models/latent/space.py:in_float32": "the configuration of a network that is loaded",
+    "editkit/models/denoiser/model.py:load": "safetensors; sizes that its tensors have (test_denoiser.py)",
     "editkit/models/prompts/vision.py:_load_preprocessor": "a class of our source; JSON without keys that choose code",
     "editkit/models/prompts/vision.py:load_image_encoder": "kinds of image encoders in vision.KINDS",
     "editkit/models/prompts/vision.py:load_tower": "kinds in vision.KINDS; safetensors; sizes that its tensors have",

@@ -18,7 +18,8 @@ from editkit.pictures.tensors import from_unit, to_unit
 from editkit.plugin.chain import Stage
 from editkit.plugin.options import Options
 from editkit.plugins import Colorize, Denoise, Purify, Restore, Upscale
-from editkit_plugins.denoise import estimated_noise, ladder_from
+from editkit_plugins.denoise import ladder_from
+from editkit_plugins.noise_level import estimated_noise
 from editkit_plugins.restoring.named import parse
 
 

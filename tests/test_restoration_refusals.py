@@ -154,7 +154,7 @@ def test_purify_asks_for_memory_too(monkeypatch):
         edit(photo(), Purify(), model=Isotropic(), steps=2)
 
 
-@pytest.mark.parametrize("plugin", [Denoise(sigma=20), Colorize(), Purify(), Upscale()])
+@pytest.mark.parametrize("plugin", [Denoise(sigma=90), Colorize(), Purify(), Upscale()])
 def test_tasks_that_the_pictures_own_patches_cannot_do_are_a_networks_unless_asked_otherwise(plugin):
     said = []
     settled = plan_stage(Stage((plugin,), Options()), Picture(photo()), said.append)
@@ -163,7 +163,17 @@ def test_tasks_that_the_pictures_own_patches_cannot_do_are_a_networks_unless_ask
         line.startswith("using model pocket, which is better here than patches; --model chooses") for line in said
     )
     assert plan_stage(Stage((plugin,), Options(model="patches")), Picture(photo())).info.name == "patches"
-    assert plan_stage(Stage((Restore(degradation="gaussian:2"),), Options()), Picture(photo())).info.name == "patches"
+    assert plan_stage(Stage((Restore(degradation="average:2"),), Options()), Picture(photo())).info.name == "patches"
+
+
+@pytest.mark.parametrize(
+    ("plugin", "steps"), [(Denoise(), 8), (Restore(degradation="jpeg:20"), 1), (Restore(degradation="gaussian:2"), 8)]
+)
+def test_little_noise_is_removed_by_the_network_for_it(plugin, steps):
+    settled = plan_stage(Stage((plugin,), Options()), Picture(photo()))
+    assert settled.info.name == "denoiser"
+    assert settled.passes[0].at.steps == steps
+    assert settled.options.draws == 1
 
 
 def test_the_command_line_says_and_prints_consistency(tmp_path, capsys):

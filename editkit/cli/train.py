@@ -23,6 +23,7 @@ from editkit.training.settings import (
     Architecture,
     ClassifierSettings,
     ControlSettings,
+    DenoiserSettings,
     DistillSettings,
     PriorSettings,
     Settings,
@@ -117,6 +118,19 @@ def prior(given: dict[str, Any]) -> None:
         from editkit.training.prior import PriorLesson
 
         _run(settings, lambda: PriorLesson(settings, Path(init_from) if init_from else None), resume)
+
+
+@_with_options(DenoiserSettings, *_architecture(), RESUME)
+def denoiser(given: dict[str, Any]) -> None:
+    """Train `denoiser` on a folder of photographs: it removes white noise, a camera's noise and JPEG artefacts."""
+    shape = {name: given[name] for name in Architecture.model_fields if name in given}
+    with _report_errors(given):
+        base = DenoiserSettings.model_fields["architecture"].default.model_dump()
+        settings = _settings(DenoiserSettings, Architecture.model_validate(base | shape), given)
+        _log_to_console()
+        from editkit.training.denoiser import DenoiserLesson
+
+        _run(settings, lambda: DenoiserLesson(settings), given.get("resume", False))
 
 
 def _run(settings: Settings, lesson: Callable[[], Lesson], resume: bool) -> None:

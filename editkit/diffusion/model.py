@@ -69,6 +69,7 @@ class ModelInfo:
         references: largest number of reference pictures, if it takes `references`.
         rounds_up: a strength between two levels starts from the upper one, as in diffusers' flow-matching pipelines.
         passes: plans coarse-to-fine passes over a box; None: as needed for `window` (`editkit.editing.passes`).
+        loudest: greatest sigma / alpha at which it works: it must begin from a picture; None: it works at all levels.
         transformer: file with the denoiser's weights (`--transformer`); None: they are with the rest.
     """
 
@@ -87,6 +88,7 @@ class ModelInfo:
     references: int = 0
     rounds_up: bool = False
     passes: PlansPasses | None = None
+    loudest: float | None = None
     transformer: str | None = None
 
 

@@ -18,11 +18,11 @@ from editkit.diffusion.model import Model, ModelInfo
 from editkit.diffusion.noise import Noise, Stream
 from editkit.diffusion.plan import Plan
 from editkit.diffusion.samplers import SAMPLERS, Sampler, make_sampler
-from editkit.diffusion.schedule import Discrete, Schedule
+from editkit.diffusion.schedule import Discrete, Level, Schedule
 from editkit.diffusion.windows import Windowed
 from editkit.engine.energies import Bound
 from editkit.engine.loop import Process
-from editkit.errors import ChainError, UsageError
+from editkit.errors import ChainError, ModelError, UsageError
 from editkit.plugin.options import Options
 from editkit.plugin.protocol import Plugin, called
 from editkit.plugin.step import Handed, Inputs, Lends, Opening, Run
@@ -72,6 +72,7 @@ def prepare(
     levels = _schedule_for(model, shape, options).levels(plan.steps, spacing, sampler.grid)
     for plugin in plugins:
         levels = called(plugin, "levels", plugin.levels, levels, inputs)
+    _check_loudest(model.info, levels[plan.start])
     _check_space(around.handed, model.info, shape)
     run = Run(
         model=model, levels=levels, plan=plan, inputs=inputs, options=options, noise=noise,
@@ -105,6 +106,22 @@ def _check_upward_moves(plan: Plan, sampler: Sampler) -> None:
         raise ChainError(
             f"this maps a picture to its noise, which sampler {sampler.name} cannot do; use --sampler {names}"
         )
+
+
+def _check_loudest(info: ModelInfo, start: Level) -> None:
+    """Check that the process starts at a level that the model knows.
+
+    Raises:
+        ModelError: there is more noise than that.
+    """
+    if info.loudest is None or start.sigma <= 1.001 * info.loudest * start.alpha:
+        return
+    amount = f"{127.5 * start.sigma / start.alpha:.0f}" if start.sigma < 100.0 * start.alpha else "nothing but noise"
+    raise ModelError(
+        f"model {info.name} removes noise of up to {127.5 * info.loudest:.0f} levels of 255, and this starts from "
+        f"{amount}: it generates nothing; use denoise, or restore for a blur or jpeg, or another --model, such "
+        "as pocket"
+    )
 
 
 def _check_clean(plan: Plan, sampler: Sampler, plugins: Sequence[Plugin]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from editkit.training.pictures import Collection
 
-_HEAD = """# Photographs `pocket` was trained on
+_HEAD = """# Photographs that this network was trained on
 
-Made by `editkit train prior` from the folder's manifest.json. {count} photographs; {held} more were held back
+Made by `editkit train` from the folder's manifest.json. {count} photographs; {held} more were held back
 (heldout.txt) and only measured with. Some licences ask for the authors' names; all are given, with thanks.
 
 | file | author | licence | from | original |

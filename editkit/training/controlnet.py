@@ -122,6 +122,8 @@ def split(both: Tensor) -> tuple[Tensor, Tensor]:
 class ControlLesson:
     """Trains the ControlNet; the network is read from `settings.base` and stays frozen."""
 
+    tasks = TASKS
+
     def __init__(self, settings: ControlSettings) -> None:
         self.settings, self.device = settings, device_of(settings)
         pocket = load(settings.base)

@@ -27,7 +27,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from editkit.errors import EditkitError
-from editkit.models.pocket.residual import TASKS
 from editkit.training.attribution import attribution
 from editkit.training.checkpoint import BackgroundWriter, Progress, check_new, load_checkpoint, save_checkpoint
 from editkit.training.device import device_of, has_bf16
@@ -61,6 +60,17 @@ class Batch:
         return replace(self, **{name: value[rows] for name, value in vars(self).items() if value is not None})
 
 
+class Drawn(Protocol):
+    """A batch of any kind of training; task (B,) are indices into the lesson's `tasks`."""
+
+    @property
+    def task(self) -> Tensor: ...
+
+    def part(self, first: int, workers: int) -> Drawn:
+        """Return every `workers`-th sample."""
+        ...
+
+
 class Network(Protocol):
     """A module of which a part is trained; the rest is frozen."""
 
@@ -79,18 +89,23 @@ class Lesson(Protocol):
     """
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of its tasks, in the log."""
+        ...
+
+    @property
     def collection(self) -> Collection: ...
 
     @property
     def network(self) -> Network: ...
 
-    def draw(self, step: int) -> Batch: ...
+    def draw(self, step: int) -> Drawn: ...
 
-    def losses(self, network: Any, batch: Batch) -> Tensor:
+    def losses(self, network: Any, batch: Any) -> Tensor:
         """Return the loss of each sample, (B,)."""
         ...
 
-    def validation(self) -> Iterator[Batch]:
+    def validation(self) -> Iterator[Drawn]:
         """Yield the same batches at every call, each of one task, from held-out pictures."""
         ...
 
@@ -128,8 +143,8 @@ def validate(lesson: Lesson, network: Network, pool: Executor) -> dict[str, floa
     """Return the mean loss of each task on the held-out pictures."""
 
     @torch.no_grad()
-    def measure(batch: Batch) -> tuple[str, Tensor]:
-        return TASKS[int(batch.task[0])], lesson.losses(network, batch)
+    def measure(batch: Drawn) -> tuple[str, Tensor]:
+        return lesson.tasks[int(batch.task[0])], lesson.losses(network, batch)
 
     found: dict[str, list[Tensor]] = defaultdict(list)
     for task, values in pool.map(measure, lesson.validation()):
@@ -156,7 +171,7 @@ class Run:
         to_dtype(network, dtype, self.device)
         self.replicas = [network, *(_replica(network) for _ in range(self.workers - 1))]
         self.trainer.replicas = [dict(replica.learner.named_parameters()) for replica in self.replicas]
-        self.gathered = StepStatistics(self.device)
+        self.gathered = StepStatistics(lesson.tasks, self.device)
         self.progress, self.seconds = Progress(), 0.0
         describe(lesson.collection)
         if resume:
@@ -181,7 +196,7 @@ class Run:
         changed = [f"{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key]]
         log.info("resumed at step %d%s", self.progress.step, f"; changed: {', '.join(changed)}" if changed else "")
 
-    def step(self, pool: Executor, drawn: Future[Batch], seconds: float = 0.0, stop: bool = False) -> bool:
+    def step(self, pool: Executor, drawn: Future[Drawn], seconds: float = 0.0, stop: bool = False) -> bool:
         """Run one step of Algorithm 1, `seconds` after the start. Each worker of each process takes its part of the
         batch. Returns whether any process was told to stop.
         """

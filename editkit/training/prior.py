@@ -67,6 +67,8 @@ def losses(batch: Batch, residual: Residual, f_hat: Tensor) -> Tensor:
 class PriorLesson:
     """Trains the whole UNet for all tasks, from random weights or those of an exported folder."""
 
+    tasks = TASKS
+
     def __init__(self, settings: PriorSettings, init_from: Path | None = None) -> None:
         self.settings, self.device = settings, device_of(settings)
         self.collection = load_collection(settings.images, settings.architecture.window, settings.heldout)

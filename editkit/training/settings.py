@@ -73,6 +73,17 @@ class PriorSettings(Settings):
     """`editkit train prior`."""
 
 
+class DenoiserSettings(Settings):
+    """`editkit train denoiser`."""
+
+    batch: int = Field(16, ge=1, description="Windows per step.")
+    cooldown: float = Field(
+        0.6, ge=0, le=1, description="Last fraction of the steps, in which the rate falls linearly."
+    )
+    ema: float = Field(0.02, gt=0, lt=0.29, description="Width of the weight average, as a fraction of the run.")
+    architecture: Architecture = Architecture(channels=(64, 96, 128), layers=2)
+
+
 class DistillSettings(PriorSettings):
     """`editkit train distill`."""
 

@@ -32,8 +32,8 @@ from editkit.plugin import (
     Schedule,
     Section,
     Step,
-    largest,
 )
+from editkit_plugins.noise_level import coarse_noise, picture_noise
 from editkit_plugins.restoring.memory import afford
 
 if TYPE_CHECKING:
@@ -45,15 +45,11 @@ if TYPE_CHECKING:
 COARSE = 1.5
 """Report coarse noise if it is at least this many times the fine noise."""
 
+LOUDEST = 80.0
+"""Noise above this is left to `pocket`, in levels of 255; `denoiser` knows less (`ModelInfo.loudest`)."""
+
 LEAST = 0.25
 """Noise below this counts as none, in levels of 255."""
-
-LEAST_COLOUR, CORRELATED, BESIDE_FINE = 3.0, 1.5, 0.6
-"""Least coarse chroma noise that counts as a camera's: in levels of 255, relative to fine chroma noise, and relative to
-fine noise."""
-
-SHARE = 1.6
-"""A camera's noise, relative to its coarse chroma noise, which chroma subsampling in JPEG reduces."""
 
 
 def ladder_from(schedule: Schedule, ratio: float, levels: Levels) -> Levels:
@@ -69,57 +65,6 @@ def ladder_from(schedule: Schedule, ratio: float, levels: Levels) -> Levels:
     n = len(levels) - 1
     made = [levels[0], *(schedule.level(high * k / n) for k in range(1, n + 1))]
     return tuple(Level(v.t, v.alpha, v.sigma, k) for k, v in enumerate(made))
-
-
-def estimated_noise(pixels: np.ndarray, top: float | None = None) -> float:
-    """Estimate the standard deviation of a picture's noise, in levels of 255, from its finest diagonal details.
-
-    The estimate is median |d| / 0.6745 over the diagonal Haar coefficients d (Donoho & Johnstone 1994); the median
-    ignores the few large coefficients of edges. Texture as fine as noise counts as noise. `pixels` is (H, W, channels);
-    `top` is the value of white (default: the largest value of the data type).
-    """
-    height, width = (n // 2 * 2 for n in pixels.shape[:2])
-    x = pixels[:height, :width].astype(np.float64) * (255.0 / (top or largest(pixels.dtype)))
-    d = (x[::2, ::2] - x[1::2, ::2] - x[::2, 1::2] + x[1::2, 1::2]) / 2.0
-    return float(np.median(np.abs(d)) / 0.6745) if d.size else 0.0
-
-
-def coarse_noise(pixels: np.ndarray) -> float:
-    """Estimate the noise at half the picture's size, times 2: equal to `estimated_noise` for white noise.
-
-    After demosaicking, smoothing and compression, a camera's noise is correlated over several pixels. Most of it is
-    then missing from the finest details, and halving the size reduces it by less than half.
-    """
-    height, width = (n // 2 * 2 for n in pixels.shape[:2])
-    halves = pixels[:height, :width].reshape(height // 2, 2, width // 2, 2, -1).mean((1, 3))
-    return 2.0 * estimated_noise(halves * (255.0 / largest(pixels.dtype)), 255.0)
-
-
-def colour_noise(pixels: np.ndarray) -> tuple[float, float]:
-    """Estimate the noise of the differences between channels, divided by sqrt 2: (fine, coarse), in levels of 255.
-
-    Coarse noise is measured at half the picture's size, times 2. Texture is mostly a change of brightness, the same in
-    all channels; a sensor's noise is not.
-    """
-    x = pixels[..., :3].astype(np.float64) * (255.0 / largest(pixels.dtype))
-    if x.shape[-1] < 3:
-        return 0.0, 0.0
-    apart = (x - np.roll(x, 1, axis=-1)) / np.sqrt(2.0)
-    height, width = (n // 2 * 2 for n in x.shape[:2])
-    halves = apart[:height, :width].reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
-    return estimated_noise(apart, 255.0), 2.0 * estimated_noise(halves, 255.0)
-
-
-def camera_noise(pixels: np.ndarray) -> float:
-    """Estimate the standard deviation of a picture's noise, in levels of 255, including a camera's coarse noise.
-
-    Coarse detail can be a camera's noise (`coarse_noise`) or texture. It counts as noise if the differences between
-    channels are noisier at half the size than at full size: max(fine, min(coarse, `SHARE` * colour)).
-    """
-    fine, (sharp, colour) = estimated_noise(pixels), colour_noise(pixels)
-    if colour < max(LEAST_COLOUR, CORRELATED * sharp, BESIDE_FINE * fine):
-        return fine
-    return max(fine, min(coarse_noise(pixels), SHARE * colour))
 
 
 class Denoise(Plugin):
@@ -146,7 +91,7 @@ class Denoise(Plugin):
 
     def default_model(self) -> str:
         """Return a network's name: the picture's own patches are as noisy as the picture."""
-        return "pocket"
+        return "denoiser" if self.sigma is None or self.sigma <= LOUDEST else "pocket"
 
     def default_options(self, info: ModelInfo) -> Options:
         """Choose ddpm for `sampled` on models whose sampler is ddim, so that results depend on the seed."""
@@ -157,7 +102,7 @@ class Denoise(Plugin):
 
     def noise(self, pixels: np.ndarray) -> float:
         """Return the standard deviation of the noise in levels of 255, as given or estimated."""
-        return camera_noise(pixels) if self.sigma is None else self.sigma
+        return picture_noise(pixels) if self.sigma is None else self.sigma
 
     def open(self, picture: Picture, notify: Notify) -> Picture:
         afford(f"denoise of {picture.width}x{picture.height}", *picture.size)
@@ -180,6 +125,8 @@ class Denoise(Plugin):
     def levels(self, levels: Levels, inputs: Inputs) -> Levels:
         assert inputs.source is not None
         sigma = max(self.noise(inputs.source), LEAST)
+        if self.sigma is None and inputs.model.info.loudest is not None:
+            sigma = min(sigma, 127.5 * inputs.model.info.loudest)
         return ladder_from(inputs.model.schedule, sigma / 127.5, levels)
 
 

@@ -13,7 +13,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from editkit.diffusion.space import space_of
-from editkit.plugin import MaskSource, Notify, Options, Picture, Plan, Run, Section, Slot, UsageError, read_mask, silent
+from editkit.plugin import (
+    Inputs,
+    Levels,
+    MaskSource,
+    Notify,
+    Options,
+    Picture,
+    Plan,
+    Run,
+    Section,
+    Slot,
+    UsageError,
+    read_mask,
+    silent,
+)
 from editkit_plugins.restoring.base import LITTLE
 from editkit_plugins.restoring.named import Named, parse
 from editkit_plugins.restoring.solving import Solver
@@ -25,9 +39,12 @@ if TYPE_CHECKING:
     from editkit.plugin import Conditioning, ModelInfo
     from editkit_plugins.restoring.problem import Problem
 
-Method = Literal["auto", "conditioned", "wiener", "ddnm", "ddrm", "diffpir", "dps", "pigdm", "point", "graikos"]
+Method = Literal["auto", "conditioned", "wiener", "ddnm", "ddrm", "diffpir", "dps", "pigdm", "point", "graikos", "hqs"]
 
 BLURS = ("gaussian", "motion", "kernel")
+
+HQS_STEPS = 8
+"""Steps of half-quadratic splitting, as in its paper."""
 
 ROUNDING = 0.29
 """Standard deviation of rounding to whole levels: 1 / sqrt(12)."""
@@ -60,8 +77,8 @@ class Restore(Solver):
     )
     method: Method = Field(
         "auto",
-        description="Solver; auto: ddnm; with noise wiener, or ddrm for much noise; dps on latents; for lost pixels "
-        "conditioned, if the model takes a mask.",
+        description="Solver; auto: ddnm; with noise wiener, or ddrm for much noise; dps on latents; hqs with "
+        "denoiser; for lost pixels conditioned, if the model takes a mask.",
     )
 
     @field_validator("degradation")
@@ -77,11 +94,16 @@ class Restore(Solver):
 
     def default_model(self) -> str | None:
         """Return a network's name, or None (patches) for noiseless blur or downscaling (docs/restoration.md)."""
+        known = self.named.kind in ("jpeg", "quantise", *BLURS)
+        if known and self.method in ("auto", "hqs") and self.strength is None:
+            return "denoiser"
         clean = self.noise() < LITTLE and self.named.kind in ("average", "bicubic", *BLURS)
         return None if clean else "pocket"
 
     def default_options(self, info: ModelInfo) -> Options:
         """Average samples for JPEG: a single one is further from the truth than the file (docs/restoration.md)."""
+        if info.loudest is not None:
+            return Options(steps=HQS_STEPS if self.named.linear else 1)
         wanted = Options(steps=1) if self.nearest(info) else super().default_options(info)
         return wanted.merged(Options(estimate="mean")) if self.named.kind == "jpeg" else wanted
 
@@ -105,6 +127,21 @@ class Restore(Solver):
 
     def plan(self, plan: Plan) -> Plan:
         return plan.start_at(max(self.share(), 1.0 / plan.steps) if self.strength is None else self.strength)
+
+    def levels(self, levels: Levels, inputs: Inputs) -> Levels:
+        """Choose the levels of hqs, and of a model that only knows little noise (`restoring.denoised`)."""
+        loudest, picture = inputs.model.info.loudest, inputs.picture
+        if picture is None or (loudest is None and self.method != "hqs"):
+            return levels
+        from editkit_plugins.restoring.denoised import NOISIEST, QUIETEST, falling, quantised
+
+        if self.named.linear or loudest is None:
+            quiet = max(QUIETEST, self.noise())
+            return falling(inputs.model.schedule, max(NOISIEST, 2.0 * quiet), quiet, levels)
+        height, width = picture.shape[-2:]
+        A = self.named.made((3, height, width), (height, width), None, inputs.file)
+        level = min(quantised(A), 127.5 * loudest)
+        return falling(inputs.model.schedule, level, level, levels)
 
     def noisy(self) -> bool:
         return self.noise() > 0.0 and self.named.linear

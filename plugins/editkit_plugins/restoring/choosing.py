@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from editkit.plugin import ChainError, Run
+from editkit_plugins.restoring.degradations import Grey, Mask
+from editkit_plugins.restoring.denoised import Hqs, Requantised
 from editkit_plugins.restoring.methods import (
     Conditioned,
     Ddnm,
@@ -22,10 +24,11 @@ from editkit_plugins.restoring.transitions import DdnmPlus, Ddrm, DiffPir
 
 if TYPE_CHECKING:
     from editkit_plugins.restoring.base import Solving
+    from editkit_plugins.restoring.problem import Problem
 
 METHODS: Mapping[str, type[SolvingHooks]] = {
     "conditioned": Conditioned, "ddnm": Ddnm, "ddrm": Ddrm, "diffpir": DiffPir, "dps": Dps, "pigdm": PiGdm,
-    "graikos": PlugAndPlay, "point": Point, "wiener": Wiener,
+    "graikos": PlugAndPlay, "hqs": Hqs, "point": Point, "wiener": Wiener,
 }  # fmt: skip
 
 
@@ -52,6 +55,8 @@ def bind_solver(plugin: Solving, run: Run) -> SolvingHooks:
             takes, wanted = ", ".join(sorted(run.model.info.takes)) or "nothing", " and ".join(sorted(plugin.tells()))
             raise ChainError(f"{plugin.name}: {run.model.info.name} takes {takes}, not {wanted}; use --method auto")
         kind = hooks_for(plugin.solved(), plugin.noisy())
+    if run.model.info.loudest is not None:
+        kind = _for_little_noise(plugin, problem, run.model.info.name)
     latent = works_on_latents(run)
     if latent and plugin.method == "auto" and not issubclass(kind, Conditioned):
         kind = Dps
@@ -65,3 +70,22 @@ def bind_solver(plugin: Solving, run: Run) -> SolvingHooks:
     if message is not None:
         run.notify(f"{plugin.name}: {message}")
     return made
+
+
+def _for_little_noise(plugin: Solving, problem: Problem, name: str) -> type[SolvingHooks]:
+    """Return the method for a model that only knows little noise.
+
+    Raises:
+        ChainError: another method was asked for, or pixels or colours are lost, which such a model cannot invent.
+    """
+    if plugin.method not in ("auto", "hqs"):
+        raise ChainError(
+            f"{plugin.name}: {plugin.method} starts from noise, and {name} only removes a little; use --method auto, "
+            "or another --model such as pocket"
+        )
+    if isinstance(problem.A, Mask | Grey) and problem.sigma == 0.0:
+        raise ChainError(
+            f"{plugin.name}: {name} removes noise and cannot invent lost pixels or colours; use another "
+            "--model, such as pocket"
+        )
+    return Hqs if problem.A.linear else Requantised

@@ -62,10 +62,14 @@ def _dct() -> Tensor:
 
 
 class Jpeg(Degradation):
-    """JPEG compression of pictures with three channels in [-1, 1]; `steps` (3, 8, 8) as from `tables`."""
+    """JPEG compression of pictures with three channels in [-1, 1]; `steps` (3, 8, 8) as from `tables`.
 
-    def __init__(self, steps: Tensor, size: Size) -> None:
+    `halved`: the file stores its colours at half the size, so that only the luma's intervals are known.
+    """
+
+    def __init__(self, steps: Tensor, size: Size, halved: bool = False) -> None:
         super().__init__(size, size)
+        self.halved = halved
         self.steps = steps[:, None, None, :, :]
         self._dct = _dct()
         self._ycc = torch.tensor(_YCC)
@@ -106,7 +110,10 @@ class Jpeg(Degradation):
         seen = (self.coefficients(y) / self.steps).round() * self.steps
         half = 0.5 * self.steps * (1.0 - 1e-3)
         own = self.coefficients(x)
-        return self.picture(torch.minimum(torch.maximum(own, seen - half), seen + half), x.shape[-2])
+        made = torch.minimum(torch.maximum(own, seen - half), seen + half)
+        if self.halved:
+            made[:, 1:] = own[:, 1:]
+        return self.picture(made, x.shape[-2])
 
     def guess(self, y: Tensor) -> Tensor:
         return y

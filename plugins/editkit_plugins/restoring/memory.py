@@ -7,7 +7,7 @@ from editkit.plugin import PictureError
 COPIES = 14
 """Arrays of the size of the result that a process holds at once: x_t, x0, eps, noise, coefficients and so on."""
 
-BY_METHOD = {"conditioned": 10, "ddnm": 10, "diffpir": 10, "ddrm": 10, "dps": 420, "graikos": 420,
+BY_METHOD = {"conditioned": 10, "ddnm": 10, "diffpir": 10, "ddrm": 10, "dps": 420, "graikos": 420, "hqs": 10,
              "pigdm": 420, "point": 10, "wiener": 10}  # fmt: skip
 """The same for each method, rounded up from measurements (docs/restoration.md). Methods with a backward pass through
 the network store its activations: 230 to 410 arrays with `pocket`."""

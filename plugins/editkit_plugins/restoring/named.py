@@ -98,7 +98,9 @@ class Named:
             case "bicubic":
                 return d.bicubic(size, *observed)
             case "jpeg":
-                return Jpeg(tables(int(self.numbers[0])) if self.numbers else of_file(file), size)
+                if self.numbers:
+                    return Jpeg(tables(int(self.numbers[0])), size)
+                return Jpeg(of_file(file), size, halved=file is not None and (file.subsampling or 0) > 0)
             case "quantise":
                 return d.Quantise(int(self.numbers[0]), size)
             case _:

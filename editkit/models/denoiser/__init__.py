@@ -1,0 +1,1 @@
+"""`denoiser`, the embedded network that removes noise of a known level."""
