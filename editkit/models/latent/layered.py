@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from editkit.diffusion.noise import Stream
     from editkit.pictures.boxes import Box
+    from editkit.pictures.picture import Fill
 
 KNOWN = "Qwen-Image-Layered (QwenImageTransformer2DModel with positions for layers, AutoencoderKLQwenImage of RGBA)"
 AREA = 640 * 640
@@ -79,7 +80,12 @@ def describe(layout: Layout) -> ModelInfo:
 
 
 def at_once(
-    box: Box, steps: int, usual: int, hole: np.ndarray | None, examples: Sequence[tuple[int, int]]
+    box: Box,
+    steps: int,
+    usual: int,
+    hole: np.ndarray | None,
+    examples: Sequence[tuple[int, int]],
+    fill: Fill | None,
 ) -> tuple[Pass, ...]:
     """Plan one pass: at the picture's own size, or, if that is larger, scaled down to AREA."""
     if box.area <= AREA:

@@ -128,7 +128,7 @@ def _sum_around(values: NDArray[np.generic]) -> NDArray[np.int64]:
     """Return the sums (h, w) over the square within `RIM` pixels, without what is beyond the picture."""
     side = 2 * RIM + 1
     summed = cv2.boxFilter(values.astype(np.float64), -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
-    return np.rint(summed).astype(np.int64)
+    return np.asarray(np.rint(summed), np.int64)
 
 
 def _propagate(hole: Flags, unary: Ints, apart: Ints) -> NDArray[np.intp]:
@@ -149,7 +149,7 @@ def _propagate(hole: Flags, unary: Ints, apart: Ints) -> NDArray[np.intp]:
                     belief = unary[source] + received[:, source].sum(0) - received[opposite, source]
                     costs = (belief[:, :, None] + pair).min(1)
                     received[to, target] = costs - costs.min(1, keepdims=True)
-    return (unary + received.sum(0)).argmin(1)
+    return np.asarray((unary + received.sum(0)).argmin(1))
 
 
 def _edges(number: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
