@@ -11,12 +11,14 @@ import pytest
 from editkit.cli.words import parse
 from editkit.editing.settle import plan_stages
 from editkit.pictures.picture import Picture
+from editkit.plugin.chain import Chain
+from editkit.plugins import Guide
 
 HOLE = "--mask box:8,8,24,24"
 
 IDLE = {
-    "upscale {} --steps 1": "--steps 1 changes nothing here: upscale by pocket takes 1 step anyway",
-    "upscale {} --sampler ddim": "--sampler ddim changes nothing here: upscale by pocket uses it anyway",
+    "upscale {} --steps 1": "--steps 1 changes nothing here: upscale by upconv takes 1 step anyway",
+    "upscale {} --sampler ddim": "--sampler ddim changes nothing here: upscale by upconv uses it anyway",
     "upscale {} --sampler ddim:eta=1": "takes a single step, which is the same with every sampler",
     "upscale {} --zeta 0.5": "upscale: --zeta 0.5 has no effect: it is for --method dps, not for conditioned, which "
     "--method auto chose",
@@ -42,7 +44,7 @@ ACTIVE = (
     "upscale {} --method ddrm --eta 0.3 --eta-b 0.9",
     "upscale {} --model patches --steps 5 --sampler ddpm",
     "upscale {} --no-project",
-    "restore {} --degradation jpeg --samples 4",
+    "restore {} --degradation jpeg --samples 4 --model pocket",
     "restore {} --degradation gaussian:1 --lam 3",
     "restore {} --degradation gaussian:1 --no-taper",
     f"inpaint {{}} {HOLE}",
@@ -107,3 +109,10 @@ def test_an_inherited_option_is_not_reported() -> None:
 
 def test_a_parameter_at_its_default_is_not_reported() -> None:
     assert notices(f"inpaint {{}} {HOLE} --repeats 10") == []
+
+
+def test_pixels_in_memory_that_have_no_effect_are_reported() -> None:
+    lines: list[str] = []
+    guide = Guide(loss="color", color="red", reference=np.zeros((4, 4, 3), np.uint8))
+    plan_stages(Chain.of(guide), photo(), lines.append)
+    assert any("guide: --reference has no effect: it is for --loss reference" in line for line in lines)

@@ -62,8 +62,9 @@ def report_idle(
     for plugin in plugins:
         idle = called(plugin, "idle", plugin.idle, info)
         for name in sorted(plugin.model_fields_set & set(idle)):
-            if getattr(plugin, name) != type(plugin).model_fields[name].get_default(call_default_factory=True):
-                notify(f"{plugin.name}: {_shown(name, getattr(plugin, name))} has no effect: {idle[name]}")
+            value, usual = getattr(plugin, name), type(plugin).model_fields[name].get_default(call_default_factory=True)
+            if type(value) is not type(usual) or value != usual:  # pixels in memory cannot be compared, nor need they be
+                notify(f"{plugin.name}: {_shown(name, value)} has no effect: {idle[name]}")
     asked = stage.options.model_dump(exclude_unset=True, exclude=set(stage.inherited))
     for name in BY_PLAN:
         if asked.get(name) is None:
