@@ -65,7 +65,7 @@ def report_idle(
             value, usual = getattr(plugin, name), type(plugin).model_fields[name].get_default(call_default_factory=True)
             if (
                 type(value) is not type(usual) or value != usual
-            ):  # pixels in memory cannot be compared, nor need they be
+            ):  # pixels in memory cannot be compared
                 notify(f"{plugin.name}: {_shown(name, value)} has no effect: {idle[name]}")
     asked = stage.options.model_dump(exclude_unset=True, exclude=set(stage.inherited))
     for name in BY_PLAN:
