@@ -63,9 +63,7 @@ def report_idle(
         idle = called(plugin, "idle", plugin.idle, info)
         for name in sorted(plugin.model_fields_set & set(idle)):
             value, usual = getattr(plugin, name), type(plugin).model_fields[name].get_default(call_default_factory=True)
-            if (
-                type(value) is not type(usual) or value != usual
-            ):  # pixels in memory cannot be compared
+            if type(value) is not type(usual) or value != usual:  # pixels in memory cannot be compared
                 notify(f"{plugin.name}: {_shown(name, value)} has no effect: {idle[name]}")
     asked = stage.options.model_dump(exclude_unset=True, exclude=set(stage.inherited))
     for name in BY_PLAN:
