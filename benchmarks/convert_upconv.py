@@ -24,7 +24,7 @@ HALF = 0x01306B47
 
 
 def parameters(param: str, data: bytes) -> dict[str, Tensor]:
-    """Return the tensors of ncnn's convolutions under the names of `editkit.models.upconv.Doubling`.
+    """Return the tensors of ncnn's convolutions under the names of `editkit.models.upconv.network.Doubling`.
 
     Raises:
         ValueError: the file is not of that kind.

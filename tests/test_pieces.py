@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from editkit.models.patches.denoise import Bound, Settings
-from editkit.models.patches.info import PIECES, ladder
-from editkit.models.patches.pieces import LARGEST, _best_labels, _propagate, fill_by_pieces
+from editkit.models.patches.info import LARGEST, PIECES, ladder
+from editkit.models.patches.pieces import _best_labels, _propagate, fill_by_pieces
 from editkit.models.patches.shifts import BLOCK, RIM, STEP, UNFIT, Features, fitting_shifts
 from editkit.pictures.boxes import Box
 

@@ -13,7 +13,9 @@ from editkit import edit
 from editkit.diffusion.conditioning import Conditioning
 from editkit.editing.settle import plan_stage
 from editkit.errors import ModelError
-from editkit.models import describe, load, upconv
+from editkit.models import describe, load
+from editkit.models.upconv import model as upconv
+from editkit.models.upconv import network
 from editkit.pictures.picture import Picture
 from editkit.plugin import Options
 from editkit.plugin.chain import Stage
@@ -54,7 +56,7 @@ def test_tiles_equal_the_whole_picture(model, monkeypatch):
     bound = model.enlarging(unit(photo(37, 23)), 2)
     wanted = torch.empty(1, 3, 46, 74)
     whole = bound.sharpened(wanted)
-    monkeypatch.setattr(upconv, "TILE", 8)
+    monkeypatch.setattr(network, "TILE", 8)
     # sums of up to 9 x 256 products of numbers near one, in another order: sqrt(2304) x 2^-24 of rounding, times ten
     torch.testing.assert_close(bound.sharpened(wanted), whole, atol=3e-5, rtol=0)
 
@@ -83,7 +85,7 @@ def test_the_estimate_depends_on_the_small_picture_alone(model):
 
 @pytest.mark.parametrize(("scale", "times"), [(1.1, 1), (2.0, 1), (2.2, 1), (3.0, 2), (4.0, 2), (4.4, 2), (64.0, 6)])
 def test_how_often_it_doubles(scale, times):
-    assert upconv.doublings(scale) == times
+    assert network.doublings(scale) == times
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def _where(plan: StagePlan) -> str:
 
 def _further(plan: StagePlan) -> str:
     """Name further costs of a stage, in words."""
-    parts = [f"{plan.beside} of plugins' own networks"] if plan.beside else []
+    parts = [f"{plan.beside} more by plugins"] if plan.beside else []
     if plan.backward:
         parts.append(f"{plan.backward} gradients, each as slow as one or two calls")
     return f", and {' and '.join(parts)}" if parts else ""

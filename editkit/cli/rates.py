@@ -91,7 +91,7 @@ def _read() -> Times:
     try:
         found = json.loads(read_limited_bytes(_place(), MOST_BYTES))
         return {kind: times for kind, values in found.items() if (times := [*filter(None, map(_pair, values))])}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, OverflowError):
         return {}
 
 

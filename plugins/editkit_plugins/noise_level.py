@@ -61,7 +61,7 @@ def coarse_noise(pixels: np.ndarray) -> float:
 def halved(x: np.ndarray) -> np.ndarray:
     """Return (H, W, channels) at half the size: means of 2x2 pixels."""
     height, width = (n // 2 * 2 for n in x.shape[:2])
-    made: np.ndarray = x[:height, :width].reshape(height // 2, 2, width // 2, 2, -1).mean((1, 3))
+    made: np.ndarray = x[:height, :width].reshape(height // 2, 2, width // 2, 2, x.shape[2]).mean((1, 3))
     return made
 
 

@@ -43,6 +43,9 @@ Method = Literal["auto", "conditioned", "wiener", "ddnm", "ddrm", "diffpir", "dp
 
 BLURS = ("gaussian", "motion", "kernel")
 
+MOST = 40.0
+"""Noise up to which a blur is restored by `denoiser`, in levels of 255: hqs starts from twice as much."""
+
 HQS_STEPS = 8
 """Steps of half-quadratic splitting, as in its paper."""
 
@@ -95,7 +98,7 @@ class Restore(Solver):
     def default_model(self) -> str | None:
         """Return a network's name, or None (patches) for noiseless blur or downscaling (docs/restoration.md)."""
         known = self.named.kind in ("jpeg", "quantise", *BLURS)
-        if known and self.method in ("auto", "hqs") and self.strength is None:
+        if known and self.method in ("auto", "hqs") and self.strength is None and self.noise() <= MOST:
             return "denoiser"
         clean = self.noise() < LITTLE and self.named.kind in ("average", "bicubic", *BLURS)
         return None if clean else "pocket"
@@ -162,7 +165,7 @@ class Restore(Solver):
 
     def mend(self, info: ModelInfo) -> str:
         """Name the options against the documentation's advice first (docs/restoration.md)."""
-        against = ["--model pocket"] if info.name == "pocket" and self.default_model() is None else []
+        against = ["--model pocket"] if info.name == "pocket" and self.default_model() != "pocket" else []
         against += [] if self.taper else ["--no-taper"]
         usual = super().mend(info)
         return f"leave out {' and '.join(against)}, or {usual}" if against else usual

@@ -18,8 +18,9 @@ from editkit.models.patches.busy import busyness, expected_busyness
 from editkit.models.patches.calm import smooth_calm_regions
 from editkit.models.patches.continuing import Continuations, contours_through, divided_membrane, offer_contours
 from editkit.models.patches.contours import Contour
+from editkit.models.patches.info import LARGEST
 from editkit.models.patches.islands import remove_islands
-from editkit.models.patches.pieces import LARGEST, fill_by_pieces
+from editkit.models.patches.pieces import LONGEST, fill_by_pieces
 from editkit.models.patches.places import PixelsBetween, all_but_seeds, compared_patches, sample_offsets
 from editkit.models.patches.search import (
     Queries,
@@ -188,7 +189,8 @@ class Bound:
     @property
     def by_pieces(self) -> bool:
         """Whether the first guide is made of pieces of the picture."""
-        return self.fill is None and not self.unguided and not self.examples and int(self.region.sum()) <= LARGEST
+        may_be = self.fill is None and not self.unguided and not self.examples
+        return may_be and max(self.region.shape) <= LONGEST and int(self.region.sum()) <= LARGEST
 
     @cached_property
     def first_guide(self) -> Tensor | None:
@@ -300,8 +302,7 @@ class Bound:
         index = at[:, None] + self.atlas.offsets
         guide_picture = self.first_guide if lowres is None else lowres
         guide = None if guide_picture is None else self._layout(guide_picture)[at[:, None] + self.spots]
-        continues = lowres is None and not self.by_pieces
-        tau_guide = self.settings.tau_smooth if continues else self.settings.tau_lowres
+        tau_guide = self.settings.tau_lowres if lowres is not None or self.by_pieces else self.settings.tau_smooth
         lines = None if lowres is None else self.continuations
         may_be_thin = None if lowres is None or self.unguided else self._layout(self.thin[1][None])[middle, 0]
         if may_be_thin is not None and lines is not None:

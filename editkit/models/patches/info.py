@@ -45,6 +45,9 @@ class Ladder:
         return 1.0
 
 
+LARGEST = 10_000
+"""Largest number of unknown pixels that are filled by pieces; the time is proportional to it."""
+
 FACTOR = 1.6
 """Each pass of `ladder` is this many times as large as the previous one."""
 
@@ -72,15 +75,18 @@ def ladder(
     """Return passes for a model whose prior is the picture: small first, then 1.6 times as large up to the box's size.
 
     The first pass is the smallest one (at least `COARSEST` pixels) at which enough is known; at most `PIECES` is small
-    enough where pieces guide it (no `fill`, no `examples`, and something is known). A hole may vanish at small sizes,
-    because its pixels become averages of known ones; then the first pass is the largest one at which it has vanished, a
-    single step that returns the known pixels. `steps` relative to `usual` scales the number of levels of every pass.
-    Large passes need fewer levels for a wide hole than for strokes.
+    enough where pieces guide it (no `fill`, no `examples`, all but `LARGEST` pixels are known, not none). A hole may
+    vanish at small sizes, because its pixels become averages of known ones; then the first pass is the largest one at
+    which it has vanished, a single step that returns the known pixels. `steps` relative to `usual` scales the number of
+    levels of every pass. Large passes need fewer levels for a wide hole than for strokes.
     """
     side = max(box.height, box.width)
     sizes = [float(side)]
     pieces = fill is None and not examples and hole is not None and not hole.all()
-    while sizes[0] / FACTOR >= COARSEST and not (pieces and len(sizes) > 1 and sizes[0] <= PIECES):
+    unknown_pixels = float(hole.mean()) * box.area if pieces and hole is not None else math.inf
+    while sizes[0] / FACTOR >= COARSEST:
+        if len(sizes) > 1 and sizes[0] <= PIECES and unknown_pixels * (sizes[0] / side) ** 2 <= LARGEST:
+            break
         sizes.insert(0, sizes[0] / FACTOR)
     rate = steps / usual
     finer = 3 if hole is not None and is_wide(hole) else 4

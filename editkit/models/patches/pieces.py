@@ -9,7 +9,7 @@ where F are colours and their differences to the next pixels; plus, over pixels 
 between what is known around them and what their shift brings there; plus small costs of vertical distance (`UPRIGHT`)
 and of colours other than those of a membrane across the hole (`LIKELY`). The minimum is approximated by min-sum belief
 propagation in sweeps along rows and columns (Pearl 1988; Szeliski et al. 2008). All costs are integers, so that the
-order of sums, and with it the number of threads, does not matter.
+order of sums does not matter.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ A squared difference, as the others: a fifth of the height costs as much as nine
 LIKELY = 20
 """The squared difference from the membrane's colour is divided by this: a hole in stone is no window to the sky."""
 
-LARGEST = 10_000
-"""Largest number of unknown pixels that are filled by pieces; the time is proportional to it."""
+LONGEST = 400
+"""Longest side of a picture that is filled by pieces, in pixels: every shift of the rim is compared."""
 
 SERVES = 0.05
 """A shift must bring known pixels to at least this part of the hole."""

@@ -5,8 +5,7 @@ Holes of photographs are filled well with few shifts, by which whole pieces are 
 He & Sun take the most frequent shifts between similar patches. Here shifts are chosen by what they are needed for: the
 known pixels within `RIM` pixels of the hole are divided into blocks, and shifts are added one by one, each the one that
 most reduces the sum over the blocks of the smallest squared difference so far (greedy facility location: Nemhauser,
-Wolsey & Fisher 1978, within 1 - 1/e of the best choice). Features are integers, so the choice is the same on every
-processor and with any number of threads.
+Wolsey & Fisher 1978, within 1 - 1/e of the best choice). Features are integers, so the order of sums does not matter.
 """
 
 from __future__ import annotations

@@ -18,6 +18,9 @@ NEAR = 3.0
 FEWEST, TWICE, FIT = 4, 2, 0.8
 """Least number of marks; how often each step must occur; and the fraction of the marks that must lie on the lattice."""
 
+ENOUGH = 48
+"""Number of marks by which the steps of a lattice are found."""
+
 SLANTED = 0.3
 """Least sine of the angle between both steps."""
 
@@ -51,7 +54,11 @@ def empty_places(places: list[Place], size: tuple[int, ...]) -> list[Place]:
 
 
 def _steps(at: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Return the two steps of the lattice of `at` (N, 2); None if no two occur often enough."""
+    """Return the two steps of the lattice of `at` (N, 2); None if no two occur often enough.
+
+    Of many marks, the first `ENOUGH` are compared: the work grows with the fourth power of their number.
+    """
+    at = at[:ENOUGH]
     apart = (at[None] - at[:, None]).reshape(-1, 2)
     apart = apart[(apart[:, 0] > NEAR) | ((np.abs(apart[:, 0]) <= NEAR) & (apart[:, 1] > NEAR))]
     often = (np.hypot(*(apart[:, None] - apart[None]).transpose(2, 0, 1)) <= NEAR).sum(axis=1)

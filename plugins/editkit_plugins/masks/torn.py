@@ -47,6 +47,10 @@ ROUND = 3
 """Pixels by which an accepted area is widened: its outline is a mixture of both tones."""
 
 
+MOST = 20
+"""Number of areas at the edge that are measured, the largest ones: keyboards and barcodes have hundreds."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """What decides whether an area (H, W) of one tone at the edge of a scan is a missing piece of the print."""
@@ -109,9 +113,9 @@ def pieces(levels: Levels) -> list[Piece]:
             continue
         rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
         sizes = np.bincount(labels.ravel(), minlength=count)
-        for label in np.unique(rim[rim > 0]):
-            if sizes[label] >= SMALLEST * labels.size:
-                made += _piece(levels, labels == label)
+        found = [label for label in np.unique(rim[rim > 0]) if sizes[label] >= SMALLEST * labels.size]
+        for label in sorted(found, key=lambda label: -int(sizes[label]))[:MOST]:
+            made += _piece(levels, labels == label)
     return made
 
 
@@ -121,7 +125,9 @@ def _piece(levels: Levels, near: NDArray[np.bool_]) -> list[Piece]:
 
     colour = np.median(levels[near], axis=0)
     same = np.abs(levels - colour).max(axis=2) <= SAME
-    area = _at_rim(near & same)
+    area = _largest(near & same)
+    if not (area[0].any() or area[-1].any() or area[:, 0].any() or area[:, -1].any()):
+        return []
     inside = cv2.erode(area.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1) > 0
     if inside.sum() < 0.5 * SMALLEST * area.size:
         return []
@@ -151,8 +157,8 @@ def _piece(levels: Levels, near: NDArray[np.bool_]) -> list[Piece]:
     ]
 
 
-def _at_rim(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the largest connected part of `area`, with its holes filled."""
+def _largest(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the largest connected part of `area`, with gaps of up to four pixels closed."""
     import cv2
 
     count, labels, stats, _ = cv2.connectedComponentsWithStats(area.astype(np.uint8), connectivity=4)

@@ -28,7 +28,7 @@ MUCH = 15.0
 
 OF_METHOD: Mapping[str, tuple[str, ...]] = {
     "project": ("conditioned",), "zeta": ("dps",), "eta": ("ddrm",), "eta_b": ("ddrm",),
-    "lam": ("diffpir", "wiener", "graikos", "point"), "rate": ("point", "graikos"), "renew": ("diffpir",),
+    "lam": ("diffpir", "wiener", "graikos", "point", "hqs"), "rate": ("point", "graikos"), "renew": ("diffpir",),
 }  # fmt: skip
 """Parameter -> the methods that read it."""
 

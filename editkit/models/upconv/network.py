@@ -11,7 +11,7 @@ says everything to and x_t nothing: E[x | x_t, y] = E[x | y] at every level, so 
 factors double again, and the rest of the factor is a bicubic resize.
 
 A pixel depends on the seven nearest pixels of the small picture in each direction, so tiles with that margin equal the
-whole picture, and memory does not grow with it.
+whole picture, and memory for features does not grow with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,12 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from editkit.diffusion.conditioning import Conditioning
-from editkit.diffusion.model import Model, ModelInfo, PixelSpace
+from editkit.diffusion.model import ModelInfo, PixelSpace
 from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.schedule import Cosine, Level
 from editkit.errors import ModelError
-from editkit.models.files.weights import check, read
-from editkit.models.pocket.model import folder
 from editkit.pictures.resizing import resize
 
 if TYPE_CHECKING:
@@ -49,33 +46,6 @@ TILE = 256
 
 SLIGHT = 0.15
 """A factor up to 2^SLIGHT = 1.11 beyond what is doubled is left to the bicubic resize."""
-
-
-def info() -> ModelInfo:
-    """Describe the embedded network."""
-    return ModelInfo("upconv", "upconv (doubles pictures)", takes=frozenset({"lowres"}), steps=1)
-
-
-def make(info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
-    """Load the embedded network.
-
-    Raises:
-        ModelError: it is not part of this installation.
-    """
-    file = folder("upconv") / "upconv.safetensors"
-    if not file.is_file():
-        raise ModelError("model upconv is not part of this installation of editkit; use --model pocket")
-    with torch.device("meta"):
-        network = Doubling()
-    check(info.name, "network", {key: tuple(value.shape) for key, value in network.state_dict().items()}, file)
-    network.load_state_dict(dict(read(info.name, file, lambda _: dtype)), assign=True)
-    network = network.to(device).eval().requires_grad_(False)  # `read` gives channels-last convolutions
-    return Upconv(info, network)
-
-
-def weights() -> Path | None:
-    """Return the embedded network's folder."""
-    return folder("upconv")
 
 
 class Doubling(nn.Module):
@@ -99,7 +69,7 @@ class Upconv(PixelSpace):
     """The network as a `Model`.
 
     Args:
-        info: from `info`.
+        info: from `editkit.models.upconv.model.info`.
         network: on its device, in its dtype.
         small: the picture to enlarge, (1, 3, h, w) in [-1, 1]; None: none yet, so the model cannot be used.
     """
