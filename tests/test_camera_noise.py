@@ -59,3 +59,9 @@ def test_white_noise_is_found_between_texture_and_in_the_dark(sigma, dark):
     pixels = np.clip(np.rint(clean + rng.normal(0.0, sigma, clean.shape)), 0, 255).astype(np.uint8)
     assert white_noise(pixels.astype(float)) == pytest.approx(np.hypot(sigma, 0.29), rel=0.07)
     assert estimated_noise(pixels) != pytest.approx(sigma, rel=0.2)
+
+
+@pytest.mark.parametrize("size", [(1, 64), (50, 1), (1, 1), (2, 2), (3, 3), (7, 40)])
+def test_an_image_smaller_than_a_block_has_an_estimate(size):
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3)).astype(np.uint8)
+    assert np.isfinite(picture_noise(pixels))

@@ -172,3 +172,9 @@ def test_a_result_that_does_not_explain_its_picture_is_told():
     smooth = cv2.GaussianBlur(pixels, (0, 0), 3.0)
     edit(smooth, Restore(degradation="noise", sigma=2), model=Isotropic(), steps=2, notify=said.append)
     assert not any("degraded again, differs from the input" in line for line in said)
+
+
+@pytest.mark.parametrize(("sigma", "model"), [(None, "denoiser"), (40.0, "denoiser"), (45.0, "pocket")])
+def test_a_blur_with_more_noise_than_denoiser_knows_is_left_to_pocket(sigma, model):
+    restore = Restore(degradation="gaussian:2", **({} if sigma is None else {"sigma": sigma}))
+    assert plan_stage(Stage((restore,)), Picture(np.full((32, 48, 3), 90, np.uint8))).info.name == model

@@ -42,7 +42,7 @@ def test_sentences_first_and_tables_on_request(place: Path, capsys: pytest.Captu
     said = capsys.readouterr().out
     assert said.startswith("Stage 1 of 2: ")
     assert "Works on 4% of the image, 40x40 pixels, and looks at 40x40 pixels around that." in said
-    assert "Stage 2 of 2: upscale, by the model pocket." in said
+    assert "Stage 2 of 2: upscale, by the model upconv." in said
     assert "80x80 pixels (it is 40x40 now)" in said
     assert "1 network call." in said
     assert not {"levels", "moves", "backward"} & {*said.split()}
@@ -72,7 +72,8 @@ def test_half_of_a_time_is_proportional_to_the_work(place: Path) -> None:
 
 @pytest.mark.parametrize(
     "junk",
-    [b"", b"\xff\xfe", b"[]", b"7", b'{"a": 7}', b'{"a": [[1]]}', b"[" * 5000, b" " * (1 << 17), b'{"K": [[1, NaN]]}',
+    [b'{"K": [[1' + 400 * b"0" + b", 1.0]]}", b"", b"\xff\xfe", b"[]", b"7", b'{"a": 7}', b'{"a": [[1]]}', b"[" * 5000,
+     b" " * (1 << 17), b'{"K": [[1, NaN]]}',
      b'{"K": [["1", 2], [true, 2], [0, 1], [1, -1], null, {}]}'],
 )  # fmt: skip
 def test_junk_is_ignored_and_replaced(place: Path, junk: bytes) -> None:

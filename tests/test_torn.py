@@ -21,6 +21,14 @@ def test_a_torn_corner_or_edge_is_found(seed):
     assert false < 0.005
 
 
+def test_a_white_thing_inside_is_no_tear():
+    """A square that a strip of nearly its tone joins to the edge."""
+    picture = np.random.default_rng(0).integers(90, 150, (300, 300, 3)).astype(np.uint8)
+    picture[120:180, 120:180] = 255
+    picture[147:153, :120] = 240
+    assert not from_words("torn", Picture(picture)).any()
+
+
 @pytest.mark.parametrize("tone", [255, 0])
 def test_a_sky_and_a_night_are_no_tear(tone):
     """All along the upper edge, behind a skyline; and in a corner, graded."""

@@ -20,6 +20,13 @@ def test_the_empty_place_of_a_lattice_is_found(gone, shift):
     assert expected in empty_places(list(places.values()), (400, 500))
 
 
+def test_hundreds_of_marks_are_no_burden():
+    """The steps are found by some of them: all pairs of all differences of 900 would be 160 billion."""
+    places = [(100 * i, 130 * j) for i in range(30) for j in range(30)]
+    places.remove((1500, 1300))
+    assert empty_places(places, (3100, 4000)) == [(1500, 1300)]
+
+
 def test_places_without_a_lattice_have_no_empty_ones():
     rng = np.random.default_rng(0)
     assert empty_places([(5, 5), (50, 80), (120, 40)], (400, 500)) == []

@@ -93,7 +93,8 @@ def _show(plans: Sequence[StagePlan], as_json: bool, show: Show) -> int:
     if show is _show_sentences:
         unknown = any(rates.estimate(plan) is None for plan in plans)
         if unknown:
-            write("How long it takes is not known yet; after an edit of this kind and size, it is said here.")
+            edit = "an edit of this kind and size" if len(plans) == 1 else "edits of each stage by itself"
+            write(f"How long it takes is not known yet; after {edit}, it is said here.")
         write(f"{DETAILS} adds tables of every hook and pass.")
     return 0
 

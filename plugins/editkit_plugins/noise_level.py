@@ -98,7 +98,7 @@ def blocks_of(x: np.ndarray) -> Blocks:
     clipped = _split((x <= 0.0) | (x >= 255.0), SIDE).mean((1, 2))
     diagonal = _split((a - b - c + d) / 2.0)
     texture = np.sum([*steps, *edges], axis=0)
-    return Blocks(diagonal.reshape(len(diagonal), -1), texture, mean.mean((1, 2)) / 2.0, clipped)
+    return Blocks(diagonal.reshape(len(diagonal), (SIDE // 2) ** 2), texture, mean.mean((1, 2)) / 2.0, clipped)
 
 
 def _split(x: np.ndarray, side: int = SIDE // 2) -> np.ndarray:

@@ -99,8 +99,10 @@ class Solving(Plugin):
         if self.method == "auto" and "prompt" in info.takes and method != "conditioned":
             return {}  # on latents it is dps
         chosen = f"{method}, which --method auto chose" if self.method == "auto" else f"--method {method}"
+        if self.method == "auto" and info.loudest is not None:
+            method, chosen = "hqs", f"the steps that {info.name} takes"
         ways = {name: of for name, of in OF_METHOD.items() if method not in of}
-        return {name: f"it is for --method {' and '.join(of)}, not for {chosen}" for name, of in ways.items()}
+        return {name: f"it is for --method {_any_of(of)}, not for {chosen}" for name, of in ways.items()}
 
     def mend(self, info: ModelInfo) -> str:
         """Return what to try if a result of this model does not explain the observation, as the end of a message."""
@@ -149,3 +151,8 @@ class Solving(Plugin):
 
     def plan(self, plan: Plan) -> Plan:
         return plan.start_at(self.share())
+
+
+def _any_of(names: tuple[str, ...]) -> str:
+    """Return alternatives in words: `a`, `a or b`, `a, b or c`."""
+    return " or ".join([*filter(None, [", ".join(names[:-1])]), names[-1]])
