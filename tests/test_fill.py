@@ -83,8 +83,8 @@ def test_original_is_what_patches_are_guided_by():
 def test_noise_is_no_guide():
     x, unknown = torch.rand(3, 20, 20), torch.zeros(20, 20, dtype=torch.bool)
     unknown[5:10, 5:10] = True
-    assert Bound.of(x, unknown, Settings(), (), "noise").smooth is None
-    assert Bound.of(x, unknown, Settings()).smooth is not None
+    assert Bound.of(x, unknown, Settings(), (), "noise").first_guide is None
+    assert Bound.of(x, unknown, Settings()).first_guide is not None
 
 
 def test_a_model_that_starts_from_noise_says_that_a_fill_changes_nothing():

@@ -154,14 +154,16 @@ def test_purify_asks_for_memory_too(monkeypatch):
         edit(photo(), Purify(), model=Isotropic(), steps=2)
 
 
-@pytest.mark.parametrize("plugin", [Denoise(sigma=90), Colorize(), Purify(), Upscale()])
-def test_tasks_that_the_pictures_own_patches_cannot_do_are_a_networks_unless_asked_otherwise(plugin):
+@pytest.mark.parametrize(
+    ("plugin", "network"),
+    [(Denoise(sigma=90), "pocket"), (Colorize(), "pocket"), (Purify(), "pocket"), (Upscale(), "upconv")],
+)
+def test_tasks_that_the_pictures_own_patches_cannot_do_are_a_networks_unless_asked_otherwise(plugin, network):
     said = []
     settled = plan_stage(Stage((plugin,), Options()), Picture(photo()), said.append)
-    assert settled.info.name == "pocket"
-    assert any(
-        line.startswith("using model pocket, which is better here than patches; --model chooses") for line in said
-    )
+    assert settled.info.name == network
+    told = f"using model {network}, which is better here than patches; --model chooses"
+    assert any(line.startswith(told) for line in said)
     assert plan_stage(Stage((plugin,), Options(model="patches")), Picture(photo())).info.name == "patches"
     assert plan_stage(Stage((Restore(degradation="average:2"),), Options()), Picture(photo())).info.name == "patches"
 

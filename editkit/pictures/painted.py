@@ -69,7 +69,7 @@ def _color_line_position(
     if np.ptp(paint) <= SATURATED:
         return None
     line = paint - ground
-    t = ((pixels - ground) @ line / float(line @ line)).clip(0.0, 1.0)
+    t = ((pixels - ground) @ line / float(line @ line)).round(6).clip(0.0, 1.0)  # sums differ between processors
     off = np.abs(pixels - ground - t[..., None] * line).max(axis=2)
     stroke = shown & (t > NEAR)
     on_line = (off[stroke] <= OFF_LOSSY).mean() >= SHARE_LOSSY if lossy else (off[shown] <= OFF).all()

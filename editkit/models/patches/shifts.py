@@ -55,14 +55,15 @@ class Features:
 
     @classmethod
     def of(cls, picture: NDArray[np.float32], known: Flags) -> Self:
-        """Compute the features of `picture` (h, w, 3) in [-1, 1]."""
-        levels = np.rint((picture + 1.0) * 127.5).clip(0, 255).astype(np.int32)
+        """Compute the features of `picture` (h, w, 3) in [-1, 1]; what is not known has no influence."""
+        levels = np.rint((picture + 1.0) * 127.5).clip(0, 255).astype(np.int32) * known[..., None]
         across = np.diff(levels, axis=1, append=levels[:, -1:])
         down = np.diff(levels, axis=0, append=levels[-1:])
         firm = known.copy()
         firm[:, :-1] &= known[:, 1:]
         firm[:-1] &= known[1:]
-        return cls(np.concatenate([levels, across, down], -1), known, firm)
+        differences = np.concatenate([across, down], -1) * firm[..., None]
+        return cls(np.concatenate([levels, differences], -1), known, firm)
 
 
 def fitting_shifts(features: Features, hole: Flags, count: int) -> Ints:
