@@ -100,7 +100,7 @@ def test_the_stream_draws_again_what_it_drew():
 
 
 EDIT = Chain.of(SDEdit(strength=0.6)).using(steps=6, model="pocket", dtype="fp32")
-"""By a network, in one precision: what `patches` copies jumps between frames, on some processors more than noise moves."""
+"""By a network, in one precision: what `patches` copies jumps between frames, on some processors more than noise."""
 
 
 def panned(count=3, step=4):
