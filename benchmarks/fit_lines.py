@@ -8,19 +8,16 @@ if more than 60 % of it lies on one (within 2 pixels), and is none if less than 
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import cv2
 import numpy as np
-from fit_specks import MODEL, SEEDS, write_model
-from scans import SIDE, near, photographs, scan
+from fit_specks import SEEDS
+from fitting import Array, command
+from scans import SIDE, near, scan
 
 from editkit.pictures.picture import Picture
 from editkit_plugins.masks import overlaid
 from editkit_plugins.masks import scratches as found
 
-Array = np.ndarray
 EAGER, SCALES = 1.5, (1, 2, 4)
 
 
@@ -49,20 +46,5 @@ def samples(pixels: Array, k: int) -> tuple[list[Array], list[bool]]:
     return features, scratched
 
 
-def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--photos", type=Path, required=True)
-    asked.add_argument("--development", type=int, default=44, help="At most so many photographs.")
-    given = asked.parse_args()
-    features, scratched = [], []
-    for k, pixels in enumerate(photographs(given.photos, given.development).values()):
-        some, which = samples(pixels, k)
-        features += some
-        scratched += which
-    write_model(
-        MODEL.with_name("line_model.py"), "scratches", overlaid.FEATURES, np.array(features), np.array(scratched)
-    )
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, samples, "line_model.py", "scratches", overlaid.FEATURES, 44)

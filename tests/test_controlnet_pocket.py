@@ -15,7 +15,7 @@ from editkit import edit
 from editkit.diffusion.conditioning import Conditioning
 from editkit.errors import ModelError
 from editkit.models import describe, load
-from editkit.models.pocket.model import folder
+from editkit.models.assets import folder
 from editkit.models.pocket.residual import TASKS, Residual, deviation
 from editkit.pictures.picture import Picture
 from editkit.plugins import ControlNet, Inpaint, SDEdit
@@ -87,7 +87,7 @@ def test_windows_see_their_own_part_of_the_hint(saved: tuple[str, str, Steered],
 
 def test_the_embedded_one_was_made_for_the_embedded_network() -> None:
     where = folder("pocket-canny")
-    weights = (folder() / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    weights = (folder("pocket") / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     assert json.loads((where / "steers.json").read_text())["sha256"] == hashlib.sha256(weights).hexdigest()
     assert sum(path.stat().st_size for path in where.iterdir()) < 15e6
     picture, hole = photo(64, 64), Inpaint(mask="box:16,16,48,48")

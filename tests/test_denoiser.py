@@ -16,7 +16,7 @@ from editkit.errors import EditkitError
 from editkit.models.denoiser import model as denoiser
 from editkit.models.denoiser.network import DenoiserNet
 from editkit.models.leasing import Models
-from editkit.pictures.files.jpeg import quantisation_noise
+from editkit.pictures.quantisation import quantisation_noise
 from editkit.plugins import Denoise, Inpaint, Restore, SDEdit
 from editkit_plugins.restoring.jpeg import Jpeg, tables
 

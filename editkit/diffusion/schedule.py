@@ -349,6 +349,16 @@ def _flow_sigma(r: float) -> float:
     return r / (1.0 + r) if math.isfinite(r) else 1.0
 
 
+def level_at(schedule: Schedule, ratio: float, top: Level) -> Level:
+    """Return the level with sigma / alpha = `ratio` by bisection in time, between the clean end and `top`."""
+    low, high = 0.0, top.t
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        at = schedule.level(middle)
+        low, high = (middle, high) if at.sigma < ratio * at.alpha else (low, middle)
+    return schedule.level(high)
+
+
 def progress(level: Level, levels: Levels) -> float:
     """Return the progress of a process at `level`: 0 at the noisiest level, 1 at the cleanest, linear in log-SNR.
 

@@ -119,8 +119,7 @@ def _check_loudest(info: ModelInfo, start: Level) -> None:
     amount = f"{127.5 * start.sigma / start.alpha:.0f}" if start.sigma < 100.0 * start.alpha else "nothing but noise"
     raise ModelError(
         f"model {info.name} removes noise of up to {127.5 * info.loudest:.0f} levels of 255, and this starts from "
-        f"{amount}: it generates nothing; use denoise, or restore for a blur or jpeg, or another --model, such "
-        "as pocket"
+        f"{amount}: it generates nothing; use another --model, such as pocket"
     )
 
 

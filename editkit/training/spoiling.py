@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from editkit.pictures.files.jpeg import quantisation_noise
+from editkit.pictures.quantisation import quantisation_noise
 from editkit.training.draws import Source, uniform_between
 
 KINDS = ("white", "camera", "jpeg")

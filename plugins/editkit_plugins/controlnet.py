@@ -229,7 +229,7 @@ def _bind_controlnet(plugin: ControlNet, run: Run) -> Control:
         ModelError: the network is not found, is a pickle, or does not belong to the model's family.
         UsageError: it is a union ControlNet, and the kind of hint is unknown.
     """
-    from editkit.models.pocket.model import folder
+    from editkit.models.assets import folder
     from editkit.plugin import capability
 
     try:

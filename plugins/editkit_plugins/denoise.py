@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from editkit.diffusion.schedule import level_at
 from editkit.plugin import (
     Conditioning,
     Hooks,
@@ -57,12 +58,7 @@ def ladder_from(schedule: Schedule, ratio: float, levels: Levels) -> Levels:
 
     `ratio` is clamped to the range from the schedule's least noise to the noisiest of `levels`.
     """
-    low, high = 0.0, levels[-1].t
-    for _ in range(60):
-        middle = (low + high) / 2.0
-        at = schedule.level(middle)
-        low, high = (middle, high) if at.sigma < ratio * at.alpha else (low, middle)
-    n = len(levels) - 1
+    high, n = level_at(schedule, ratio, levels[-1]).t, len(levels) - 1
     made = [levels[0], *(schedule.level(high * k / n) for k in range(1, n + 1))]
     return tuple(Level(v.t, v.alpha, v.sigma, k) for k, v in enumerate(made))
 

@@ -7,7 +7,6 @@ that hardly differs from the result, as those of denoise, of JPEG and of sharpen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from editkit.diffusion.model import Model, ModelInfo, PixelSpace
 from editkit.diffusion.prediction import Prediction
 from editkit.diffusion.schedule import Cosine, Level
 from editkit.errors import ModelError
+from editkit.models import assets
 from editkit.models.files.layout import Layout
 
 if TYPE_CHECKING:
@@ -35,13 +35,6 @@ LOUDEST = 80.0
 STRIP, HALO = 256, 64
 """Rows that are computed at a time, and rows of the picture beside them that the network sees: further ones change a
 result by less than a thousandth of a level (tests/test_denoiser.py)."""
-
-
-def folder() -> Path:
-    """Return the folder of the embedded network, in the installed package or in the checkout."""
-    package = Path(__file__).parent.parent.parent
-    inside = package / "_assets" / "denoiser"
-    return inside if inside.is_dir() else package.parent / "assets" / "denoiser"
 
 
 def matches(layout: Layout) -> bool:
@@ -88,24 +81,17 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
 
 def info() -> ModelInfo:
     """Describe the embedded network."""
-    return replace(describe(_own_layout()), name="denoiser")
+    return describe(assets.layout("denoiser", "pocket"))
 
 
 def make(info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
     """Load the embedded network."""
-    return load(_own_layout(), info, device, dtype)
+    return load(assets.layout("denoiser", "pocket"), info, device, dtype)
 
 
 def weights() -> Path | None:
     """Return the embedded network's folder."""
-    return _own_layout().path
-
-
-def _own_layout() -> Layout:
-    path = folder()
-    if not (path / "denoiser.json").is_file():
-        raise ModelError("model denoiser is not part of this installation of editkit; use pocket")
-    return Layout("denoiser", path)
+    return assets.folder("denoiser")
 
 
 class Denoiser(PixelSpace):

@@ -48,7 +48,7 @@ class Patches(PixelSpace):
     Args:
         settings: sizes and precisions; benchmarks/holes.py was run with the defaults.
         examples: other pictures to learn from.
-        fill: the guide if there is no coarser pass; None: smooth.
+        fill: the guide if there is no coarser pass; None: pieces of the picture, or smooth with `examples`.
         barred: (1, 1, h, w), > 0 where nothing is learned from the picture; None: nowhere.
     """
 

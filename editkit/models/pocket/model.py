@@ -18,7 +18,6 @@ It works on windows of one size; `editkit.diffusion.windows` combines them for p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from editkit.diffusion.model import Model, ModelInfo, PixelSpace
 from editkit.diffusion.prediction import Prediction, convert
 from editkit.diffusion.schedule import Level, Schedule
 from editkit.errors import ModelError
+from editkit.models import assets
 from editkit.models.files.layout import Layout
 from editkit.models.files.loading import load_network
 from editkit.models.schedules import make_schedule
@@ -43,13 +43,6 @@ STEPS = 8
 
 FORMAT = 2
 """Format of pocket.json; networks of format 1 predicted v of x0 itself."""
-
-
-def folder(name: str = "pocket") -> Path:
-    """Return the folder of an embedded network, in the installed package or in the checkout."""
-    package = Path(__file__).parent.parent.parent
-    inside = package / "_assets" / name
-    return inside if inside.is_dir() else package.parent / "assets" / name
 
 
 def matches(layout: Layout) -> bool:
@@ -89,24 +82,17 @@ def load(layout: Layout, info: ModelInfo, device: torch.device, dtype: torch.dty
 
 def info() -> ModelInfo:
     """Describe the embedded network."""
-    return replace(describe(_own_layout()), name="pocket")
+    return describe(assets.layout("pocket", "patches"))
 
 
 def make(info: ModelInfo, device: torch.device, dtype: torch.dtype) -> Model:
     """Load the embedded network."""
-    return load(_own_layout(), info, device, dtype)
+    return load(assets.layout("pocket", "patches"), info, device, dtype)
 
 
 def weights() -> Path | None:
     """Return the embedded network's folder."""
-    return _own_layout().path
-
-
-def _own_layout() -> Layout:
-    path = folder()
-    if not (path / "pocket.json").is_file():
-        raise ModelError("model pocket is not part of this installation of editkit; use patches")
-    return Layout("pocket", path)
+    return assets.folder("pocket")
 
 
 class Pocket(PixelSpace):

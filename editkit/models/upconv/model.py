@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from editkit.diffusion.model import Model, ModelInfo
 from editkit.errors import ModelError
-from editkit.models.pocket.model import folder
+from editkit.models.assets import folder
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from editkit.pictures.files.jpeg import quantisation_noise
+from editkit.diffusion.schedule import level_at
+from editkit.pictures.quantisation import quantisation_noise
 from editkit.plugin import Level, Levels, Schedule, Step
 from editkit_plugins.restoring.degradations import Quantise
 from editkit_plugins.restoring.jpeg import Jpeg
@@ -34,16 +35,6 @@ NOISIEST, QUIETEST = 49.0, 2.55
 LEAST = 1.6
 """An observation's noise counts as at least this, in levels of 255, since less would amplify what the denoiser leaves.
 The paper has 2.55; 0.8 is best for gaussian:2, 2 for motion:13 (three photographs of assets/pocket/heldout.txt)."""
-
-
-def level_at(schedule: Schedule, ratio: float, top: Level) -> Level:
-    """Return the level with sigma / alpha = `ratio`, between the clean end and `top`."""
-    low, high = 0.0, top.t
-    for _ in range(60):
-        middle = (low + high) / 2.0
-        at = schedule.level(middle)
-        low, high = (middle, high) if at.sigma < ratio * at.alpha else (low, middle)
-    return schedule.level(high)
 
 
 def falling(schedule: Schedule, high: float, low: float, levels: Levels) -> Levels:
